@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+/*
+ * identify: finds the two ends of one connection without looking at addresses.
+ *
+ * The two initial sequence numbers travel unchanged through NAT, bridges and
+ * namespaces, and no proxy keeps them: together they name a connection on this
+ * kernel with 64 random bits (RFC 6528).
+ *
+ *   SYN at a listener       tcp_openreq_init_rwin: both numbers are known
+ *   SYN-ACK at the client   tcp_finish_connect: a hit proves the listener is here
+ *   ACK at the listener     tcp_rcv_state_process: finds the slot, paired
+ */
+#include "pair.h"
+
+static __always_inline const struct sock *kernel_socket(struct bpf_sock_ops *ctx)
+{
+	const struct bpf_sock_ops_kern *kernel = bpf_cast_to_kern_ctx(ctx);
+
+	return kernel->sk;
+}
+
+static __always_inline __u64 make_key(__u32 server_isn, __u32 client_isn)
+{
+	return (__u64)server_isn << 32 | client_isn;
+}
+
+static __always_inline struct handshake *handshake_of(__u64 key)
+{
+	/* Both halves are random already (secure_tcp_seq): folding is enough. */
+	__u32 index = ((__u32)key ^ (__u32)(key >> 32)) & ((1 << HANDSHAKE_BITS) - 1);
+
+	return bpf_map_lookup_elem(&handshakes, &index);
+}
+
+/* A SYN reached a listener and its answer's sequence number is chosen. */
+static __always_inline void remember_handshake(struct bpf_sock_ops *ctx)
+{
+	const struct tcp_request_sock *request;
+	struct handshake *handshake;
+	__u64 key;
+
+	request = VIEW(tcp_request_sock, kernel_socket(ctx));
+	key = make_key(request->snt_isn, request->rcv_isn);
+	handshake = handshake_of(key);
+	if (!handshake)
+		return;
+	handshake->claim = 0;
+	barrier();
+	handshake->key = key;
+}
+
+static __always_inline void fill_address(struct address *address, const struct sock *sk)
+{
+	const struct sock_common *common = &sk->__sk_common;
+
+	address->family = common->skc_family;
+	address->local_port = common->skc_num;
+	address->remote_port = bpf_ntohs(common->skc_dport);
+	if (address->family == AF_INET) {
+		/* ::ffff:a.b.c.d, RFC 4291 section 2.5.5.2 */
+		address->local[10] = address->local[11] = 0xff;
+		address->remote[10] = address->remote[11] = 0xff;
+		*(__u32 *)&address->local[12] = common->skc_rcv_saddr;
+		*(__u32 *)&address->remote[12] = common->skc_daddr;
+		return;
+	}
+	bpf_probe_read_kernel(address->local, 16, &common->skc_v6_rcv_saddr);
+	bpf_probe_read_kernel(address->remote, 16, &common->skc_v6_daddr);
+}
+
+/* Writes what is known of one end; the caller owns the slot. */
+static __always_inline void fill_side(struct pair *pair, enum side side, struct bpf_sock_ops *ctx)
+{
+	const struct sock *sk = VIEW(sock, kernel_socket(ctx));
+
+	pair->socket[side] = (__u64)(unsigned long)sk;
+	pair->cookie[side] = bpf_get_socket_cookie(ctx);
+	pair->cgroup[side] = sk->sk_cgrp_data.cgroup->kn->id;
+	pair->netns[side] = sk->__sk_common.skc_net.net->ns.inum;
+	fill_address(&pair->address[side], sk);
+}
+
+/* Sockets whose sequence numbers or byte stream are not TCP's own. */
+static __always_inline bool is_unsuitable(struct bpf_sock_ops *ctx)
+{
+	const struct tcp_sock *tcp = VIEW(tcp_sock, kernel_socket(ctx));
+
+	if (BPF_CORE_READ_BITFIELD(tcp, repair)) {
+		COUNT(unpaired[UNPAIRED_REPAIR]);
+		return true;
+	}
+	if (bpf_core_field_exists(tcp->is_mptcp) && tcp->is_mptcp) {
+		COUNT(unpaired[UNPAIRED_MPTCP]);
+		return true;
+	}
+	return false;
+}
+
+/* Ties the socket to its slot and asks for its state changes. */
+static __always_inline bool tie(struct bpf_sock_ops *ctx, __u32 slot, __u32 control, enum side side)
+{
+	struct endpoint *endpoint;
+	struct bpf_sock *sk = ctx->sk;
+
+	if (!sk)
+		return false;
+	endpoint = bpf_sk_storage_get(&endpoints, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!endpoint)
+		return false;
+	endpoint->slot = slot;
+	endpoint->generation = generation_of(control);
+	endpoint->side = side;
+	/* Other sockops programs may have asked for callbacks of their own. */
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	return true;
+}
+
+static __always_inline void push_free(__u32 slot)
+{
+	if (bpf_map_push_elem(&free_slots, &slot, 0))
+		COUNT(release_failed);
+}
+
+static __always_inline void add_total(__u64 cgroup, const struct direction *direction)
+{
+	struct total *total, fresh = {};
+
+	if (!direction->redirected_messages)
+		return;
+	total = bpf_map_lookup_elem(&totals, &cgroup);
+	if (!total) {
+		bpf_map_update_elem(&totals, &cgroup, &fresh, BPF_NOEXIST);
+		total = bpf_map_lookup_elem(&totals, &cgroup);
+	}
+	if (!total) {
+		cgroup = 0; /* full: counted under no cgroup rather than lost */
+		total = bpf_map_lookup_elem(&totals, &cgroup);
+	}
+	if (!total) {
+		COUNT(totals_lost);
+		return;
+	}
+	__sync_fetch_and_add(&total->bytes, direction->redirected_bytes);
+	__sync_fetch_and_add(&total->messages, direction->redirected_messages);
+}
+
+/* Returns a slot. Exactly one caller gets here for each claim; see release(). */
+static __always_inline void free_pair(struct pair *pair, __u32 slot)
+{
+	COUNT(closed_pairs);
+	add_total(pair->cgroup[SIDE_CLIENT], &pair->direction[SIDE_CLIENT]);
+	add_total(pair->cgroup[SIDE_SERVER], &pair->direction[SIDE_SERVER]);
+	pair->control = with_state(pair->control, STATE_FREE);
+	push_free(slot);
+}
+
+/* The client is established: is its other end on this kernel? */
+static __always_inline void claim(struct bpf_sock_ops *ctx)
+{
+	__u64 key = make_key(ctx->rcv_nxt - 1, ctx->snd_nxt - 1);
+	struct settings *settings = get_settings();
+	struct handshake *handshake;
+	struct pair *pair;
+	__u32 slot, control;
+
+	handshake = handshake_of(key);
+	if (!handshake || READ_ONCE(handshake->key) != key) {
+		COUNT(unpaired[UNPAIRED_REMOTE_SERVER]);
+		return;
+	}
+	if (is_unsuitable(ctx))
+		return;
+	if (!settings || settings->paused) {
+		COUNT(unpaired[UNPAIRED_PAUSED]);
+		return;
+	}
+	if (bpf_map_pop_elem(&free_slots, &slot)) {
+		COUNT(unpaired[UNPAIRED_TABLE_FULL]);
+		return;
+	}
+	pair = bpf_map_lookup_elem(&pairs, &slot);
+	if (!pair)
+		return;
+	control = (generation_of(pair->control) + 1) << GENERATION_SHIFT;
+	/* From here on nobody else's generation matches; readers of the slot
+	 * see CLOSED until it is filled.
+	 */
+	pair->control = with_state(control, STATE_CLOSED);
+	barrier();
+	__builtin_memset(&pair->closed, 0, sizeof(*pair) - offsetof(struct pair, closed));
+	pair->key = key;
+	pair->created_ns = bpf_ktime_get_ns();
+	fill_side(pair, SIDE_CLIENT, ctx);
+	if (!tie(ctx, slot, control, SIDE_CLIENT)) {
+		COUNT(unpaired[UNPAIRED_STORAGE]);
+		pair->control = with_state(control, STATE_FREE);
+		push_free(slot);
+		return;
+	}
+	barrier();
+	pair->control = with_state(control, STATE_HALF);
+	handshake->claim = (__u64)generation_of(control) << 32 | (slot + 1);
+}
+
+/* The server is established: is there a slot that its client claimed? */
+static __always_inline void join(struct bpf_sock_ops *ctx)
+{
+	__u64 key = make_key(ctx->snd_nxt - 1, ctx->rcv_nxt - 1);
+	struct handshake *handshake;
+	struct pair *pair;
+	__u32 slot, half;
+	__u64 claim;
+
+	handshake = handshake_of(key);
+	if (!handshake || READ_ONCE(handshake->key) != key) {
+		COUNT(unpaired[UNPAIRED_REMOTE_CLIENT]);
+		return;
+	}
+	claim = READ_ONCE(handshake->claim);
+	handshake->key = 0; /* used up: no second server can ever match */
+	if (!claim) {
+		COUNT(unpaired[UNPAIRED_REMOTE_CLIENT]);
+		return;
+	}
+	if (is_unsuitable(ctx))
+		return; /* the slot stays HALF until its client closes */
+	slot = (__u32)claim - 1;
+	half = (__u32)(claim >> 32) << GENERATION_SHIFT | STATE_HALF;
+	pair = bpf_map_lookup_elem(&pairs, &slot);
+	if (!pair)
+		return;
+	if (READ_ONCE(pair->control) != half || pair->key != key ||
+	    !change_state(pair, half, STATE_JOINING)) {
+		COUNT(unpaired[UNPAIRED_RELEASED]);
+		return;
+	}
+	/* JOINING is ours alone: a close of the client leaves the slot to us. */
+	fill_side(pair, SIDE_SERVER, ctx);
+	if (!tie(ctx, slot, half, SIDE_SERVER)) {
+		COUNT(unpaired[UNPAIRED_STORAGE]);
+		/* Without storage the server's close is never seen: count it now. */
+		change_state(pair, with_state(half, STATE_JOINING), STATE_HALF);
+		if (__sync_fetch_and_or(&pair->closed, 1 << SIDE_SERVER))
+			free_pair(pair, slot);
+		return;
+	}
+	COUNT(pairs);
+	change_state(pair, with_state(half, STATE_JOINING), STATE_OBSERVED);
+}
+
+/* A socket reached TCP_CLOSE. The last one of a pair returns the slot. */
+static __always_inline void release(struct bpf_sock_ops *ctx)
+{
+	struct endpoint *endpoint;
+	struct bpf_sock *sk = ctx->sk;
+	__u32 control, before, bit;
+	struct pair *pair;
+
+	if (!sk)
+		return;
+	endpoint = bpf_sk_storage_get(&endpoints, sk, NULL, 0);
+	if (!endpoint)
+		return;
+	pair = pair_of(endpoint, &control);
+	if (!pair)
+		return;
+	bit = 1 << (endpoint->side & 1);
+	before = __sync_fetch_and_or(&pair->closed, bit);
+	if (before & bit)
+		return;
+	if ((before | bit) == 3 ||
+	    (state_of(control) == STATE_HALF && change_state(pair, control, STATE_CLOSED)))
+		free_pair(pair, endpoint->slot);
+}
+
+SEC("sockops")
+int identify(struct bpf_sock_ops *ctx)
+{
+	switch (ctx->op) {
+	case BPF_SOCK_OPS_RWND_INIT:
+		/* Also called for the client's own socket (tcp_connect_init). */
+		if (!ctx->is_fullsock)
+			remember_handshake(ctx);
+		break;
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+		claim(ctx);
+		break;
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		join(ctx);
+		break;
+	case BPF_SOCK_OPS_STATE_CB:
+		if (ctx->args[1] == BPF_TCP_CLOSE)
+			release(ctx);
+		break;
+	}
+	/* ctx->reply stays as it was: it may be another program's answer. */
+	return 1;
+}

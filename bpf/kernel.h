@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+/*
+ * The kernel's own structures, reduced to the members that the programs read.
+ * preserve_access_index makes every access a CO-RE relocation: offsets come from
+ * the running kernel's BTF (include/net/sock.h, include/linux/tcp.h,
+ * include/linux/skmsg.h, include/linux/filter.h), not from here.
+ */
+#ifndef SLIPSTREAM_KERNEL_H
+#define SLIPSTREAM_KERNEL_H
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <stdbool.h>
+
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+/* include/linux/socket.h, include/net/sock.h, asm/errno.h: not in BTF as macros. */
+#define AF_INET 2
+#define AF_INET6 10
+#define MSG_OOB 0x1
+#define MSG_PEEK 0x2
+#define MSG_TRUNC 0x20
+#define MSG_DONTWAIT 0x40
+#define MSG_WAITALL 0x100
+#define MSG_ERRQUEUE 0x2000
+#define RCV_SHUTDOWN 1
+#define SEND_SHUTDOWN 2
+#define ENOMEM 12
+#define EBUSY 16
+#define EEXIST 17
+#define EINVAL 22
+#define EOPNOTSUPP 95
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct kernfs_node {
+	__u64 id;
+};
+
+struct cgroup {
+	struct kernfs_node *kn;
+};
+
+struct sock_cgroup_data {
+	struct cgroup *cgroup;
+};
+
+struct ns_common {
+	unsigned int inum;
+};
+
+struct net {
+	struct ns_common ns;
+};
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
+typedef struct {
+	__s64 counter;
+} atomic64_t;
+
+struct in6_addr {
+	union {
+		__u8 u6_addr8[16];
+	} in6_u;
+};
+
+struct proto {
+	unsigned long *memory_pressure;
+};
+
+struct bpf_local_storage;
+
+struct sock_common {
+	__be32 skc_daddr;
+	__be32 skc_rcv_saddr;
+	__be16 skc_dport;
+	__u16 skc_num;
+	unsigned short skc_family;
+	volatile unsigned char skc_state;
+	unsigned long skc_flags;
+	possible_net_t skc_net;
+	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
+	atomic64_t skc_cookie;
+};
+
+struct sock {
+	struct sock_common __sk_common;
+	int sk_rcvlowat;
+	__u8 sk_shutdown;
+	struct proto *sk_prot_creator;
+	struct sock_cgroup_data sk_cgrp_data;
+	struct bpf_local_storage *sk_bpf_storage;
+};
+
+struct inet_connection_sock {
+	const void *icsk_ulp_ops;
+};
+
+struct tcp_sock {
+	__u32 write_seq;
+	__u32 copied_seq;
+	__u32 rcv_nxt;
+	__u64 bytes_received;
+	__u8 repair : 1;
+	bool is_mptcp;
+};
+
+struct tcp_request_sock {
+	__u32 rcv_isn;
+	__u32 snt_isn;
+};
+
+/* Behind struct bpf_sock_ops. */
+struct bpf_sock_ops_kern {
+	struct sock *sk;
+};
+
+/* Behind struct sk_msg_md. */
+struct sk_msg {
+	struct sock *sk_redir;
+	struct sock *sk;
+};
+
+enum sock_flags {
+	SOCK_ZEROCOPY = 1, /* the value is relocated */
+};
+
+#pragma clang attribute pop
+
+/* kernel/bpf/helpers.c, both since 6.2. */
+extern void *bpf_cast_to_kern_ctx(void *context) __ksym;
+extern void *bpf_rdonly_cast(const void *object, __u32 btf_id) __ksym;
+
+/* A view of an address as a kernel structure. Reads through it may fault: the
+ * verifier turns them into BPF_PROBE_MEM loads, which then yield 0.
+ */
+#define VIEW(type, object)                                                                         \
+	((const struct type *)bpf_rdonly_cast((const void *)(object),                              \
+					      bpf_core_type_id_kernel(struct type)))
+
+/* A load that the compiler neither repeats nor moves. */
+#define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
+
+#endif

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+/*
+ * observe: how each end reads. Runs after every receive on a socket
+ * (call_trace_sock_recv_length in net/socket.c), outside its lock, in the
+ * reader's context; for sockets without storage it is one load and a branch.
+ *
+ * Upholds invariant 2 (evidence), supplies the counts for 3 and 4, and proposes
+ * candidates.
+ */
+#include "pair.h"
+
+static __always_inline __u32 evidence_in(int flags, bool another_thread)
+{
+	__u32 evidence = flags & MSG_DONTWAIT ? EVIDENCE_NONBLOCKING : EVIDENCE_BLOCKING;
+
+	/* O_NONBLOCK shows up as MSG_DONTWAIT (sock_read_iter, __sys_recvfrom). */
+	if (!(flags & MSG_DONTWAIT) && another_thread)
+		evidence |= EVIDENCE_BLOCKING_MANY;
+	if (flags & MSG_WAITALL)
+		evidence |= EVIDENCE_WAITALL;
+	if (flags & MSG_OOB)
+		evidence |= EVIDENCE_OUT_OF_BAND;
+	if (flags & MSG_TRUNC)
+		evidence |= EVIDENCE_TRUNCATE;
+	if (flags & MSG_ERRQUEUE)
+		evidence |= EVIDENCE_ERROR_QUEUE;
+	if (flags & MSG_PEEK)
+		evidence |= EVIDENCE_PEEK;
+	return evidence;
+}
+
+/* Records who reads and how; true if that is news for the controller. */
+static __always_inline bool note_reader(struct reader *reader, int flags)
+{
+	__u64 thread = bpf_get_current_pid_tgid(), before = READ_ONCE(reader->thread);
+	__u32 evidence = evidence_in(flags, before && before != thread);
+	bool news = false;
+
+	if ((READ_ONCE(reader->evidence) & evidence) != evidence) {
+		__sync_fetch_and_or(&reader->evidence, evidence);
+		news = true;
+	}
+	if (before != thread) {
+		reader->thread = thread;
+		if (before >> 32 != thread >> 32) {
+			bpf_get_current_comm(reader->comm, sizeof(reader->comm));
+			news = true;
+		}
+	}
+	return news;
+}
+
+/*
+ * Request and response make the receiving side alternate, a stream does not. A
+ * window that fills up without such a pattern starts again, so that a
+ * connection that changes its ways is found later. Both readers write here
+ * without a lock: a lost update delays a candidate by a message.
+ */
+static __always_inline bool shows_pattern(struct pair *pair, enum side side, int length)
+{
+	struct settings *settings = get_settings();
+	__u64 receives, bytes;
+	__u32 turns, wanted;
+
+	if (!settings || settings->paused)
+		return false;
+	receives = pair->window_receives + 1;
+	bytes = pair->window_bytes + length;
+	turns = pair->turns;
+	pair->window_receives = receives;
+	pair->window_bytes = bytes;
+	if (pair->last_reader == (__u32)side + 1)
+		return false;
+	pair->last_reader = side + 1;
+	pair->turns = ++turns;
+	wanted = pair->promote_after ? pair->promote_after : settings->promote_after;
+	if (turns < 2 * wanted)
+		return false;
+	pair->turns = 0;
+	pair->window_receives = 0;
+	pair->window_bytes = 0;
+	return receives <= 4ull * turns && bytes <= (__u64)settings->message_limit * turns;
+}
+
+SEC("tp_btf/sock_recv_length")
+int observe(__u64 *ctx) /* struct sock *sk, int ret, int flags */
+{
+	struct sock *sk = (struct sock *)ctx[0];
+	int result = (int)ctx[1], flags = (int)ctx[2];
+	struct endpoint *endpoint;
+	struct reader *reader;
+	struct pair *pair;
+	__u32 control;
+	__u64 now;
+	bool news;
+	int side;
+
+	if (!sk->sk_bpf_storage)
+		return 0;
+	endpoint = bpf_sk_storage_get(&endpoints, sk, NULL, 0);
+	if (!endpoint)
+		return 0;
+	pair = pair_of(endpoint, &control);
+	if (!pair)
+		return 0;
+	side = endpoint->side & 1;
+	reader = &pair->reader[side];
+	news = note_reader(reader, flags);
+	/* Neither takes bytes off the stream. */
+	if (result > 0 && !(flags & (MSG_PEEK | MSG_ERRQUEUE))) {
+		__sync_fetch_and_add(&reader->received_bytes, result);
+		__sync_fetch_and_add(&reader->receives, 1);
+	}
+	if (state_of(control) == STATE_INSERTED) {
+		if (news)
+			emit(EVENT_READER, endpoint->slot, control, side);
+		return 0;
+	}
+	if (state_of(control) != STATE_OBSERVED || result <= 0 || !shows_pattern(pair, side, result))
+		return 0;
+	now = bpf_ktime_get_ns();
+	if (now < pair->retry_ns)
+		return 0;
+	pair->candidate_ns = now;
+	if (!change_state(pair, control, STATE_CANDIDATE))
+		return 0;
+	COUNT(candidates);
+	emit(EVENT_CANDIDATE, endpoint->slot, with_state(control, STATE_CANDIDATE), side);
+	return 0;
+}

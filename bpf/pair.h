@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+/* What the four programs share: slots, generations, counters, events. */
+#ifndef SLIPSTREAM_PAIR_H
+#define SLIPSTREAM_PAIR_H
+
+#include "maps.h"
+
+static __always_inline struct settings *get_settings(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&settings, &zero);
+}
+
+static __always_inline struct counters *get_counters(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&counters, &zero);
+}
+
+#define COUNT(member)                                                                              \
+	do {                                                                                       \
+		struct counters *_counters = get_counters();                                       \
+		if (_counters)                                                                     \
+			_counters->member++;                                                       \
+	} while (0)
+
+static __always_inline __u32 state_of(__u32 control)
+{
+	return control & STATE_MASK;
+}
+
+static __always_inline __u32 generation_of(__u32 control)
+{
+	return control >> GENERATION_SHIFT;
+}
+
+static __always_inline __u32 with_state(__u32 control, enum pair_state state)
+{
+	return (control & ~STATE_MASK) | state;
+}
+
+/* Moves a pair from the state in `from` to `state`; false if anyone was quicker. */
+static __always_inline bool change_state(struct pair *pair, __u32 from, enum pair_state state)
+{
+	return __sync_val_compare_and_swap(&pair->control, from, with_state(from, state)) == from;
+}
+
+/*
+ * The slot of a socket, or NULL when the slot has gone to a later pair. The
+ * control word read for the check is handed out, so that a caller's decision
+ * and its compare-and-swap rest on one reading.
+ */
+static __always_inline struct pair *pair_of(const struct endpoint *endpoint, __u32 *control)
+{
+	__u32 slot = endpoint->slot;
+	struct pair *pair = bpf_map_lookup_elem(&pairs, &slot);
+
+	if (!pair)
+		return NULL;
+	*control = READ_ONCE(pair->control);
+	return generation_of(*control) == endpoint->generation ? pair : NULL;
+}
+
+static __always_inline void emit(enum event_type type, __u32 slot, __u32 control, enum side side)
+{
+	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+
+	if (!event) {
+		COUNT(events_lost);
+		return;
+	}
+	event->type = type;
+	event->slot = slot;
+	event->control = control;
+	event->side = side;
+	bpf_ringbuf_submit(event, 0);
+}
+
+#endif

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+/*
+ * promote: visits every paired socket when the controller reads the iterator.
+ * Inserts the sockets of APPROVED pairs, and for DRAINING ones reports how much
+ * of the redirected data its reader has taken.
+ *
+ * The sockets are not locked here. bpf_map_update_elem takes bh_lock_sock
+ * (sock_map_update_elem), which does not wait for a process inside sendmsg or
+ * recvmsg: the fence in redirect is there for those.
+ */
+#include "pair.h"
+
+struct bpf_iter__bpf_sk_storage_map {
+	__bpf_md_ptr(struct bpf_iter_meta *, meta);
+	__bpf_md_ptr(struct bpf_map *, map);
+	__bpf_md_ptr(struct sock *, sk);
+	__bpf_md_ptr(void *, value);
+};
+
+static __always_inline enum refusal_reason why_not(const struct sock *sk,
+						   const struct reader *reader, __u32 forbidden)
+{
+	const struct inet_connection_sock *connection = VIEW(inet_connection_sock, sk);
+	const struct tcp_sock *tcp = VIEW(tcp_sock, sk);
+	__u64 received, consumed;
+
+	if (sk->__sk_common.skc_state != BPF_TCP_ESTABLISHED)
+		return REFUSAL_NOT_ESTABLISHED;
+	if (connection->icsk_ulp_ops)
+		return REFUSAL_ULP;
+	if (sk->__sk_common.skc_flags & 1ul << bpf_core_enum_value(enum sock_flags, SOCK_ZEROCOPY))
+		return REFUSAL_ZEROCOPY;
+	if (sk->sk_rcvlowat > 1)
+		return REFUSAL_LOW_WATER_MARK;
+	if (READ_ONCE(reader->evidence) & forbidden)
+		return REFUSAL_READER;
+	/* Bytes that left the socket by another way than a counted receive:
+	 * splice, TCP_ZEROCOPY_RECEIVE, an in-kernel reader. A receive under way
+	 * can look the same; the controller tries again.
+	 */
+	consumed = READ_ONCE(tcp->bytes_received) -
+		   (READ_ONCE(tcp->rcv_nxt) - READ_ONCE(tcp->copied_seq));
+	barrier();
+	received = READ_ONCE(reader->received_bytes);
+	if ((__s64)(consumed - received) > 0)
+		return REFUSAL_ACCOUNTING;
+	return REFUSAL_NONE;
+}
+
+static __always_inline enum refusal_reason reason_of_error(long error)
+{
+	switch (error) {
+	case -EBUSY:
+		return REFUSAL_BUSY;
+	case -EEXIST:
+		return REFUSAL_SLOT_BUSY;
+	case -EINVAL:
+		return REFUSAL_ULP;
+	case -ENOMEM:
+		return REFUSAL_MEMORY;
+	default:
+		return REFUSAL_NOT_ESTABLISHED;
+	}
+}
+
+static __always_inline void insert(struct pair *pair, struct sock *sk, __u32 slot, int side)
+{
+	enum refusal_reason reason;
+	__u32 index = 2 * slot + side;
+	long error;
+
+	if (pair->insert[side] != INSERT_PENDING)
+		return;
+	reason = why_not(sk, &pair->reader[side], pair->forbidden);
+	if (reason == REFUSAL_NONE) {
+		/* An index still held by an earlier pair's open socket may carry
+		 * unread data of that socket: never replace it.
+		 */
+		error = bpf_map_update_elem(&sockets, &index, sk, BPF_NOEXIST);
+		if (error)
+			reason = reason_of_error(error);
+	}
+	pair->insert[side] = reason == REFUSAL_NONE ? INSERT_DONE : -(__s32)reason;
+}
+
+/*
+ * How many redirected bytes the reader of this socket has consumed, never too
+ * many: the receives are read before what TCP delivered, and a sample during
+ * which TCP moved is not reported.
+ */
+static __always_inline void report_drained(struct pair *pair, const struct sock *sk, int side,
+					   __u32 iteration)
+{
+	const struct tcp_sock *tcp = VIEW(tcp_sock, sk);
+	__u64 received, delivered;
+	__u32 next, copied;
+	__u8 state;
+
+	received = READ_ONCE(pair->reader[side].received_bytes);
+	barrier();
+	next = READ_ONCE(tcp->rcv_nxt);
+	copied = READ_ONCE(tcp->copied_seq);
+	delivered = READ_ONCE(tcp->bytes_received);
+	state = sk->__sk_common.skc_state;
+	barrier();
+	if (READ_ONCE(tcp->rcv_nxt) != next || READ_ONCE(tcp->copied_seq) != copied)
+		return;
+	/* A FIN takes a sequence number and is counted as a byte received
+	 * (tcp_rcv_nxt_update), consumed by the receive that returned 0.
+	 */
+	if ((state == BPF_TCP_CLOSE_WAIT || state == BPF_TCP_LAST_ACK ||
+	     state == BPF_TCP_CLOSING) &&
+	    next == copied)
+		delivered--;
+	pair->drained[side] = received - (delivered - (next - copied));
+	barrier();
+	pair->drain_pass[side] = iteration;
+}
+
+SEC("iter/bpf_sk_storage_map")
+int promote(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct endpoint *endpoint = ctx->value;
+	struct settings *settings = get_settings();
+	struct sock *sk = ctx->sk;
+	struct pair *pair;
+	__u32 control;
+	int side;
+
+	if (!sk || !endpoint || !settings)
+		return 0;
+	pair = pair_of(endpoint, &control);
+	if (!pair)
+		return 0;
+	side = endpoint->side & 1;
+	if (state_of(control) == STATE_APPROVED)
+		insert(pair, sk, endpoint->slot, side);
+	else if (state_of(control) == STATE_DRAINING)
+		report_drained(pair, sk, side, settings->pass);
+	return 0;
+}

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+/*
+ * redirect: for each message of a socket in the sockmap, TCP or the peer's queue.
+ *
+ * Runs in tcp_bpf_send_verdict under the sender's socket lock, so everything of
+ * the sender's own socket stands still. The peer's fields are read without its
+ * lock; each use below says why that is safe. Every doubt ends in SK_PASS
+ * (invariant 7): tcp_bpf_recvmsg empties the redirected queue before it looks at
+ * the TCP queue, so going from redirect to TCP never reorders.
+ */
+#include "pair.h"
+
+/* What redirect needs of the peer, read at one go. */
+struct peer_view {
+	__u64 bytes_received;
+	__u32 copied_seq;
+	int low_water_mark;
+	__u8 state;
+	__u8 shutdown;
+};
+
+static __always_inline int pass(struct direction *direction, enum pass_reason reason)
+{
+	COUNT(passed[reason]);
+	direction->passed_messages++;
+	direction->last_pass = reason;
+	if (direction->path != PATH_TCP) {
+		direction->path = PATH_TCP;
+		direction->switches++;
+	}
+	return SK_PASS;
+}
+
+/*
+ * Invariant 6. Sockets are SLAB_TYPESAFE_BY_RCU: the address may already hold
+ * another TCP socket. A cookie is given out once (__sock_gen_cookie), so if it is
+ * still the peer's after the fields were read, the fields were the peer's.
+ */
+static __always_inline bool read_peer(struct peer_view *view, __u64 address, __u64 cookie)
+{
+	const struct sock *sk = VIEW(sock, address);
+	const struct tcp_sock *tcp = VIEW(tcp_sock, address);
+
+	view->copied_seq = READ_ONCE(tcp->copied_seq);
+	view->bytes_received = READ_ONCE(tcp->bytes_received);
+	view->low_water_mark = READ_ONCE(sk->sk_rcvlowat);
+	view->state = sk->__sk_common.skc_state;
+	view->shutdown = READ_ONCE(sk->sk_shutdown);
+	barrier();
+	return (__u64)READ_ONCE(sk->__sk_common.skc_cookie.counter) == cookie;
+}
+
+/* Counts how long one side has been talking without hearing the other. */
+static __always_inline bool is_stream(struct direction *direction, const struct reader *own,
+				      __u32 size, struct settings *settings)
+{
+	__u64 receives = READ_ONCE(own->receives);
+
+	if (direction->own_receives != receives) {
+		direction->own_receives = receives;
+		direction->run_messages = 0;
+		direction->run_bytes = 0;
+		direction->stream_reported = 0;
+	}
+	direction->run_messages++;
+	direction->run_bytes += size;
+	return direction->run_messages > settings->run_messages ||
+	       direction->run_bytes > settings->run_bytes;
+}
+
+/* Invariant 5, the sender's half. */
+static __always_inline bool sender_allows(const struct sock *sk, enum pass_reason *reason)
+{
+	unsigned long pressure = 0;
+
+	bpf_probe_read_kernel(&pressure, sizeof(pressure), sk->sk_prot_creator->memory_pressure);
+	if (sk->sk_shutdown & SEND_SHUTDOWN)
+		*reason = PASS_SHUTDOWN;
+	else if (sk->__sk_common.skc_state != BPF_TCP_ESTABLISHED)
+		*reason = PASS_NOT_ESTABLISHED;
+	else if (sk->__sk_common.skc_flags & 1ul << bpf_core_enum_value(enum sock_flags, SOCK_ZEROCOPY))
+		*reason = PASS_ZEROCOPY;
+	else if (pressure)
+		*reason = PASS_MEMORY; /* the queue's allocation could fail with ENOMEM */
+	else
+		return true;
+	return false;
+}
+
+/* Invariant 5, the reader's half. */
+static __always_inline bool reader_allows(const struct peer_view *peer, enum pass_reason *reason)
+{
+	if (peer->shutdown & RCV_SHUTDOWN)
+		*reason = PASS_SHUTDOWN;
+	else if (peer->state != BPF_TCP_ESTABLISHED)
+		*reason = PASS_NOT_ESTABLISHED;
+	else if (peer->low_water_mark > 1)
+		*reason = PASS_LOW_WATER_MARK;
+	else
+		return true;
+	return false;
+}
+
+/*
+ * Invariants 1 to 3: may the next message overtake TCP, and does it fit?
+ *
+ * Order: copied_seq only grows, and only up to what was sent. Equality with our
+ * write_seq, which stands still under our lock, means that the reader has taken
+ * every byte we ever gave to TCP. From then on bytes_received stands still too.
+ */
+static __always_inline bool queue_allows(struct direction *direction, const struct reader *reader,
+					 const struct peer_view *peer, __u32 write_seq, __u32 size,
+					 __u32 limit, enum pass_reason *reason)
+{
+	__s64 waiting;
+
+	if (!direction->fenced) {
+		direction->fenced = 1;
+		direction->fence_sequence = write_seq;
+	}
+	if (direction->fence_sequence == write_seq) {
+		*reason = PASS_FENCE;
+		return false;
+	}
+	if (peer->copied_seq != write_seq) {
+		*reason = PASS_ORDER;
+		return false;
+	}
+	/* Redirected and not yet received. The reader's count is taken after the
+	 * fact (the tracepoint follows the copy), so this errs upwards only.
+	 */
+	waiting = (__s64)(direction->redirected_bytes + peer->bytes_received -
+			  READ_ONCE(reader->received_bytes));
+	if (waiting < 0 || (direction->path == PATH_TCP && waiting != 0)) {
+		*reason = PASS_ACCOUNTING;
+		return false;
+	}
+	if (waiting + size > limit) {
+		*reason = PASS_BACKLOG;
+		return false;
+	}
+	return true;
+}
+
+SEC("sk_msg")
+int redirect(struct sk_msg_md *msg)
+{
+	const struct sk_msg *kernel = bpf_cast_to_kern_ctx(msg);
+	struct settings *settings = get_settings();
+	enum pass_reason reason = PASS_STATE;
+	struct direction *direction;
+	struct endpoint *endpoint;
+	const struct reader *reader;
+	struct peer_view peer;
+	struct pair *pair;
+	__u32 control, index, write_seq, size = msg->size;
+	const struct sock *sk;
+	int own, other;
+
+	endpoint = msg->sk ? bpf_sk_storage_get(&endpoints, msg->sk, NULL, 0) : NULL;
+	if (!endpoint || !settings) {
+		COUNT(passed[PASS_UNTRACKED]);
+		return SK_PASS;
+	}
+	pair = pair_of(endpoint, &control);
+	if (!pair) {
+		COUNT(passed[PASS_STATE]);
+		return SK_PASS;
+	}
+	own = endpoint->side & 1;
+	other = own ^ 1;
+	index = 2 * endpoint->slot + other;
+	direction = &pair->direction[own];
+
+	/*
+	 * A redirect that ran short of memory half-way runs the program again for
+	 * the rest (bpf_tcp_ingress, "goto more_data"), and msg->sk_redir, still
+	 * set, would redirect it whatever is returned. All of the message was
+	 * counted the first time. The rest must follow its beginning: where that
+	 * is impossible an error is better than a hole.
+	 */
+	if (kernel->sk_redir) {
+		COUNT(redirect_retries);
+		return bpf_msg_redirect_map(msg, &sockets, index, BPF_F_INGRESS);
+	}
+
+	if (state_of(control) != STATE_INSERTED)
+		return pass(direction, PASS_STATE);
+	if (is_stream(direction, &pair->reader[own], size, settings)) {
+		if (!direction->stream_reported) {
+			direction->stream_reported = 1;
+			emit(EVENT_STREAM, endpoint->slot, control, own);
+		}
+		return pass(direction, PASS_STREAM);
+	}
+	if (READ_ONCE(pair->hold[own]))
+		return pass(direction, PASS_HELD);
+	reader = &pair->reader[other];
+	if (READ_ONCE(reader->evidence) & pair->forbidden)
+		return pass(direction, PASS_READER);
+
+	sk = VIEW(sock, kernel->sk);
+	write_seq = VIEW(tcp_sock, kernel->sk)->write_seq;
+	if (!sender_allows(sk, &reason))
+		return pass(direction, reason);
+	if (!read_peer(&peer, pair->socket[other], pair->cookie[other]))
+		return pass(direction, PASS_PEER);
+	if (!reader_allows(&peer, &reason) ||
+	    !queue_allows(direction, reader, &peer, write_seq, size, pair->backlog_limit, &reason))
+		return pass(direction, reason);
+
+	/* Counted first: between here and the enqueueing our lock is released, and
+	 * whoever drains the pair must already know of these bytes (invariant 4).
+	 */
+	direction->redirected_bytes += size;
+	direction->redirected_messages++;
+	if (bpf_msg_redirect_map(msg, &sockets, index, BPF_F_INGRESS) != SK_PASS) {
+		direction->redirected_bytes -= size;
+		direction->redirected_messages--;
+		return pass(direction, PASS_LOST);
+	}
+	if (direction->path != PATH_DIRECT) {
+		direction->path = PATH_DIRECT;
+		direction->switches++;
+	}
+	return SK_PASS;
+}
