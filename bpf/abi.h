@@ -254,6 +254,8 @@ struct settings {
 	__u32 run_bytes;     /* likewise bytes */
 	__u32 paused;        /* no new pairs, no new candidates */
 	__u32 pass;          /* number of the iterator's present run */
+	__u32 leave;         /* for the controller: `down` takes over */
+	__u32 reserved;
 	__u64 attached_cgroup;
 	__u64 loaded_ns;
 	char version[VERSION_LENGTH]; /* of the project that loaded the programs */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
  * promote: visits every paired socket when the controller reads the iterator.
- * Inserts the sockets of APPROVED pairs, and for DRAINING ones reports how much
- * of the redirected data its reader has taken.
+ * Inserts the sockets of APPROVED pairs, and for those in the sockmap reports how
+ * much of the redirected data each reader has taken.
  *
  * The sockets are not locked here. bpf_map_update_elem takes bh_lock_sock
  * (sock_map_update_elem), which does not wait for a process inside sendmsg or
@@ -135,7 +135,7 @@ int promote(struct bpf_iter__bpf_sk_storage_map *ctx)
 	side = endpoint->side & 1;
 	if (state_of(control) == STATE_APPROVED)
 		insert(pair, sk, endpoint->slot, side);
-	else if (state_of(control) == STATE_DRAINING)
+	else if (state_of(control) == STATE_INSERTED || state_of(control) == STATE_DRAINING)
 		report_drained(pair, sk, side, settings->pass);
 	return 0;
 }

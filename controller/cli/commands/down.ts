@@ -1,0 +1,37 @@
+import type { CommandModule } from 'yargs';
+
+import { down } from '../../daemon/down.js';
+import { makeLog, pinDirOption, requireNumber, requireOnce, say, timeoutOption } from '../options.js';
+import { objectFile } from '../package-info.js';
+
+interface DownArguments {
+  'pin-dir': string;
+  timeout: number;
+  force: boolean;
+}
+
+export const downCommand: CommandModule<object, DownArguments> = {
+  command: 'down',
+  describe: 'Take every connection back to TCP, detach and unload',
+  builder: (yargs) =>
+    yargs
+      .option('pin-dir', pinDirOption)
+      .option('timeout', timeoutOption)
+      .option('force', {
+        type: 'boolean',
+        default: false,
+        describe: 'Remove what is not drained in time too: those connections lose redirected data',
+      }),
+  handler: async (args) => {
+    requireOnce('pin-dir', args['pin-dir']);
+    requireOnce('timeout', args.timeout);
+    await down(
+      {
+        pinDir: args['pin-dir'],
+        timeout: requireNumber('timeout', args.timeout, 0, 86_400, false),
+        force: args.force,
+      },
+      { objectFile: objectFile(), log: makeLog('warn'), say },
+    );
+  },
+};

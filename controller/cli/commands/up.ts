@@ -1,0 +1,57 @@
+import type { CommandModule } from 'yargs';
+
+import { up } from '../../daemon/up.js';
+import { logLevelOption, makeLog, pinDirOption, requireNumber, requireOnce, say, timeoutOption } from '../options.js';
+import { objectFile, VERSION } from '../package-info.js';
+
+interface UpArguments {
+  policy: string | undefined;
+  cgroup: string | undefined;
+  'pin-dir': string;
+  metrics: string;
+  'max-pairs': number;
+  'detach-on-exit': boolean;
+  timeout: number;
+  'log-level': string;
+}
+
+export const upCommand: CommandModule<object, UpArguments> = {
+  command: 'up',
+  describe: 'Load and attach the datapath, or adopt it, and run in the foreground until SIGINT or SIGTERM',
+  builder: (yargs) =>
+    yargs
+      .option('policy', { type: 'string', requiresArg: true, describe: 'Policy file; reloaded on change and on SIGHUP' })
+      .option('cgroup', {
+        type: 'string',
+        requiresArg: true,
+        describe: "Find connections at and below this cgroup v2 directory [default: the host's root]",
+      })
+      .option('pin-dir', pinDirOption)
+      .option('metrics', {
+        type: 'string',
+        default: '127.0.0.1:9468',
+        requiresArg: true,
+        describe: 'Address and port of /metrics, /healthz and /readyz',
+      })
+      .option('max-pairs', { type: 'number', default: 16384, requiresArg: true, describe: 'Size of the pair table' })
+      .option('detach-on-exit', { type: 'boolean', default: false, describe: 'Drain and remove everything at exit' })
+      .option('timeout', timeoutOption)
+      .option('log-level', logLevelOption),
+  handler: async (args) => {
+    for (const name of ['policy', 'cgroup', 'pin-dir', 'metrics', 'max-pairs', 'timeout', 'log-level'] as const) {
+      requireOnce(name, args[name]);
+    }
+    await up(
+      {
+        policy: args.policy,
+        cgroup: args.cgroup,
+        pinDir: args['pin-dir'],
+        metrics: args.metrics,
+        maxPairs: requireNumber('max-pairs', args['max-pairs'], 1, 1_048_576),
+        detachOnExit: args['detach-on-exit'],
+        timeout: requireNumber('timeout', args.timeout, 0, 86_400, false),
+      },
+      { objectFile: objectFile(), version: VERSION, log: makeLog(args['log-level']), say },
+    );
+  },
+};

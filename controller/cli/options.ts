@@ -1,0 +1,56 @@
+/** Options that several commands share, and checks of their values. */
+import { type Logger, pino } from 'pino';
+
+import { EXIT, UserError } from '../errors.js';
+import { DEFAULT_PIN_DIR } from '../probe/host.js';
+
+export const pinDirOption = {
+  type: 'string',
+  default: DEFAULT_PIN_DIR,
+  requiresArg: true,
+  describe: 'Directory in the BPF file system that keeps the datapath',
+} as const;
+
+export const jsonOption = {
+  type: 'boolean',
+  default: false,
+  describe: 'Print JSON',
+} as const;
+
+export const logLevelOption = {
+  choices: ['error', 'warn', 'info', 'debug'],
+  default: 'info',
+  requiresArg: true,
+  describe: 'What to log, as JSON lines on standard error',
+} as const;
+
+export const timeoutOption = {
+  type: 'number',
+  default: 10,
+  requiresArg: true,
+  describe: 'How long to wait for readers to take what was redirected to them, seconds',
+} as const;
+
+/** Prints to standard output, for a person. */
+export function say(line: string): void {
+  process.stdout.write(`${line}\n`);
+}
+
+export function makeLog(level: string): Logger {
+  // Written at once: a log that is lost with the process is no log.
+  return pino({ level, base: null, timestamp: pino.stdTimeFunctions.isoTime }, pino.destination({ dest: 2, sync: true }));
+}
+
+/** @throws UserError (exit code 2) */
+export function requireNumber(name: string, value: number, least: number, most: number, whole = true): number {
+  if (Number.isFinite(value) && value >= least && value <= most && (!whole || Number.isInteger(value))) return value;
+  throw new UserError(
+    `--${name}: give ${whole ? 'a whole number' : 'a number'} from ${String(least)} to ${String(most)}`,
+    EXIT.usage,
+  );
+}
+
+/** The last value of an option given more than once is not what somebody meant. @throws UserError */
+export function requireOnce(name: string, value: unknown): void {
+  if (Array.isArray(value)) throw new UserError(`--${name} was given more than once: give it once`, EXIT.usage);
+}

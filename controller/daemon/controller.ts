@@ -1,0 +1,478 @@
+/**
+ * The controller proper: turns what the datapath reports into promotions,
+ * demotions and drains. Decisions are pure functions in ../decisions; this file
+ * carries them out and keeps the order that the invariants ask for.
+ */
+import type { Logger } from 'pino';
+
+import { RingBuffer, rcuBarrier } from '../../addon/index.js';
+import type { CgroupNames } from '../datapath/cgroups.js';
+import type { Datapath } from '../datapath/datapath.js';
+import { type Control, otherSide, type PairRecord, SIDES, type Side } from '../datapath/pair-table.js';
+import { DEFAULT_TUNING } from '../datapath/settings.js';
+import { coolDown, isStreaming, WINDOW_MINIMUM } from '../decisions/demotion.js';
+import {
+  type EvidenceBits,
+  judgeCandidate,
+  type Retry,
+  retryAfterInsertFailure,
+  type Verdict,
+} from '../decisions/promotion.js';
+import { type CompiledPolicy, minimumPromoteAfter } from '../policy/evaluate.js';
+import { backlogs } from '../view/backlog.js';
+import { foldGoneCgroups } from '../view/totals.js';
+
+/** At most one run of the iterator in this time, milliseconds. */
+const PROMOTE_INTERVAL = 5;
+/** How often windows are judged and lost events looked for, milliseconds. */
+const SWEEP_INTERVAL = 500;
+/** How often backlogs are looked at and vanished cgroups folded, milliseconds. */
+const WATCH_INTERVAL = 5000;
+/** A backlog that its reader has not touched for this long is stalled, milliseconds. */
+const STALL_AFTER = 10_000;
+/** Longest pause between two looks at a draining pair, milliseconds. */
+const DRAIN_PAUSE_LIMIT = 50;
+const NEVER = 2n ** 63n;
+const NS_PER_MS = 1_000_000n;
+
+export interface ControllerOptions {
+  datapath: Datapath;
+  cgroups: CgroupNames;
+  policy: CompiledPolicy;
+  log: Logger;
+  /** Named reason if the kernel gate allows no promotion. */
+  kernelRefusal?: string | undefined;
+  /** Seconds from candidate to insertion, for the histogram. */
+  onPromoted?: (seconds: number) => void;
+  /** Called once when `down` asks this process to leave. */
+  onLeave?: () => void;
+}
+
+interface Draining {
+  control: Control;
+  retryNs: bigint;
+  /** True once no sender can still be deciding by the old state. */
+  settled: boolean;
+}
+
+/** A direction with a backlog, and since when its reader has taken nothing of it. */
+interface Waiting {
+  consumed: number;
+  since: number;
+  stalled: boolean;
+}
+
+interface InsertedPair {
+  generation: number;
+  /** Counts at the last look, both directions together. */
+  redirected: number;
+  passed: number;
+}
+
+export class Controller {
+  readonly #datapath: Datapath;
+  readonly #cgroups: CgroupNames;
+  readonly #log: Logger;
+  readonly #bits: EvidenceBits;
+  readonly #options: ControllerOptions;
+  readonly #eventTypes: Record<string, number>;
+  readonly #approved = new Map<number, Control>();
+  readonly #inserted = new Map<number, InsertedPair>();
+  readonly #draining = new Map<number, Draining>();
+  /** Insertions that failed in a row, by slot; cleared with the pair. */
+  readonly #failures = new Map<number, { generation: number; count: number }>();
+  #waiting = new Map<string, Waiting>();
+  #policy: CompiledPolicy;
+  #watchTimer: NodeJS.Timeout | undefined;
+  #ring: RingBuffer | undefined;
+  #sweepTimer: NodeJS.Timeout | undefined;
+  #promoteTimer: NodeJS.Timeout | undefined;
+  #lastPromote = 0;
+  #drainLoop: Promise<void> | undefined;
+  #stopped = false;
+
+  constructor(options: ControllerOptions) {
+    this.#options = options;
+    this.#datapath = options.datapath;
+    this.#cgroups = options.cgroups;
+    this.#policy = options.policy;
+    this.#log = options.log;
+    this.#bits = options.datapath.layout.values('evidence');
+    this.#eventTypes = options.datapath.layout.values('event_type');
+  }
+
+  /** Takes over the table as it is and starts to listen. */
+  start(): void {
+    const { settings } = this.#datapath;
+    settings.leave = false;
+    settings.paused = false;
+    this.#tune();
+    this.#ring = new RingBuffer(this.#datapath.events, (records) => {
+      for (const record of records) this.#onEvent(record);
+    });
+    this.#adopt();
+    this.#sweepTimer = setInterval(() => {
+      this.#sweep();
+    }, SWEEP_INTERVAL);
+    this.#watchTimer = setInterval(() => {
+      this.#watch();
+    }, WATCH_INTERVAL);
+  }
+
+  /** Stops deciding. Live pairs stay as they are: the kernel needs no controller. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    clearInterval(this.#sweepTimer);
+    clearInterval(this.#watchTimer);
+    clearTimeout(this.#promoteTimer);
+    this.#promoteTimer = undefined;
+    this.#ring?.close();
+    this.#ring = undefined;
+    await this.#drainLoop;
+  }
+
+  /**
+   * Puts another policy into force: pairs that it takes out are demoted, pairs
+   * that the old one refused may try again.
+   */
+  applyPolicy(policy: CompiledPolicy): void {
+    this.#policy = policy;
+    this.#tune();
+    for (const entry of this.#draining.values()) entry.retryNs = 0n;
+    for (const [slot, control] of this.#datapath.pairs.slots('observed', 'inserted')) {
+      const record = this.#datapath.pairs.read(slot, control);
+      if (record === undefined) continue;
+      const verdict = this.#judge(record);
+      if (control.state === 'inserted') {
+        if (verdict.kind === 'approve') {
+          this.#datapath.pairs.setLimits(slot, verdict.backlog, verdict.forbidden);
+        } else {
+          this.demote(slot, control, 'policy', NEVER);
+        }
+      } else if (record.retryNs === NEVER) {
+        this.#datapath.pairs.setRefusal(slot, 'none');
+        this.#datapath.pairs.setPromoteAfter(slot, 0);
+        this.#datapath.pairs.setRetry(slot, 0n);
+      }
+    }
+  }
+
+  /**
+   * Takes an inserted pair back to TCP, without losing a byte: its messages pass
+   * from now on, and once its queues are empty it leaves the sockmap.
+   * @param retryNs CLOCK_MONOTONIC before which it is not promoted again
+   */
+  demote(slot: number, control: Control, reason: string, retryNs: bigint): boolean {
+    const { pairs, controllerCounters } = this.#datapath;
+    const draining = pairs.change(slot, control, 'draining');
+    this.#inserted.delete(slot);
+    if (draining === undefined) return false;
+    pairs.setDemotion(slot, reason);
+    controllerCounters.demoted(reason);
+    this.#log.debug({ pair: pairId(slot, control), reason }, 'demoted');
+    this.#drain(slot, draining, retryNs);
+    return true;
+  }
+
+  /**
+   * Ends promotion and drains every pair.
+   * @param timeoutMs how long to wait for readers to empty their queues
+   * @returns slots that still hold a socket in the sockmap
+   */
+  async takeDown(timeoutMs: number): Promise<number[]> {
+    const { pairs, settings } = this.#datapath;
+    const deadline = Date.now() + timeoutMs;
+    settings.paused = true;
+    clearTimeout(this.#promoteTimer);
+    this.#promoteTimer = undefined;
+    for (const [slot, control] of pairs.slots('candidate', 'approved', 'inserted')) {
+      if (control.state === 'inserted') this.demote(slot, control, 'requested', NEVER);
+      else this.#abandon(slot, control);
+    }
+    this.#approved.clear();
+    for (;;) {
+      await this.#drainRound();
+      const left = this.#datapath.occupiedSlots();
+      if (left.length === 0 || Date.now() >= deadline) return left;
+      await pause(DRAIN_PAUSE_LIMIT);
+    }
+  }
+
+  /** What is under way, for tests and status. */
+  get inserted(): number {
+    return this.#inserted.size;
+  }
+
+  /** Directions that the watchdog holds for stalled. */
+  get stalled(): number {
+    return [...this.#waiting.values()].filter(({ stalled }) => stalled).length;
+  }
+
+  #tune(): void {
+    this.#datapath.settings.tune({ ...DEFAULT_TUNING, promoteAfter: minimumPromoteAfter(this.#policy) });
+  }
+
+  #onEvent(record: Buffer): void {
+    const { layout, pairs } = this.#datapath;
+    const read = (member: string): number => record.readUInt32LE(layout.field('event', member).offset);
+    const slot = read('slot');
+    const type = read('type');
+    if (slot >= pairs.capacity) return;
+    const control = pairs.control(slot);
+    // The pair may be another one by now, or further on.
+    if (control.generation !== read('control') >>> 8) return;
+    if (type === this.#eventTypes['EVENT_CANDIDATE'] && control.state === 'candidate') {
+      this.#consider(slot, control);
+    } else if (type === this.#eventTypes['EVENT_READER'] && control.state === 'inserted') {
+      this.#reconsider(slot, control);
+    }
+    // EVENT_STREAM only says that a sweep will find something: nothing to do now.
+  }
+
+  #judge(record: PairRecord): Verdict {
+    const [a, b] = record.ends;
+    const end = (of: typeof a): Parameters<typeof judgeCandidate>[0]['ends'][0] => ({
+      cgroup: this.#cgroups.path(of.cgroupId),
+      ports: [of.port, of.remotePort],
+      program: of.program,
+      evidence: of.evidence,
+    });
+    return judgeCandidate(
+      {
+        ends: [end(a), end(b)],
+        turnsShown: record.promoteAfter || minimumPromoteAfter(this.#policy),
+        kernelRefusal: this.#options.kernelRefusal,
+      },
+      this.#policy,
+      this.#bits,
+    );
+  }
+
+  #consider(slot: number, control: Control): void {
+    const { pairs } = this.#datapath;
+    const record = pairs.read(slot, control);
+    if (record === undefined || this.#datapath.settings.paused) return;
+    const verdict = this.#judge(record);
+    switch (verdict.kind) {
+      case 'wait':
+        pairs.setPromoteAfter(slot, verdict.turns);
+        pairs.change(slot, control, 'observed');
+        break;
+      case 'refuse':
+        this.#refuse(slot, control, verdict.reason, verdict.retry);
+        break;
+      case 'approve': {
+        pairs.prepare(slot, verdict.backlog, verdict.forbidden);
+        const approved = pairs.change(slot, control, 'approved');
+        if (approved !== undefined) this.#approved.set(slot, approved);
+        this.#schedulePromote();
+        break;
+      }
+    }
+  }
+
+  /** An inserted pair has a reader, or a way of reading, that was not judged yet. */
+  #reconsider(slot: number, control: Control): void {
+    const record = this.#datapath.pairs.read(slot, control);
+    if (record === undefined) return;
+    const verdict = this.#judge(record);
+    if (verdict.kind !== 'refuse') return;
+    const reason = verdict.reason === 'program' ? 'program' : 'reader';
+    if (this.demote(slot, control, reason, NEVER)) this.#datapath.pairs.setRefusal(slot, verdict.reason);
+  }
+
+  #refuse(slot: number, control: Control, reason: string, retry: Retry): void {
+    const { pairs, controllerCounters } = this.#datapath;
+    pairs.setRefusal(slot, reason);
+    pairs.setRetry(slot, typeof retry === 'string' ? NEVER : nanosecondsFromNow(retry.afterMs));
+    if (pairs.change(slot, control, 'observed') === undefined) return;
+    controllerCounters.refused(reason);
+    this.#log.debug({ pair: pairId(slot, control), reason }, 'refused');
+  }
+
+  /** Back to OBSERVED without a reason of the pair's own. */
+  #abandon(slot: number, control: Control): void {
+    if (control.state === 'approved') for (const side of SIDES) this.#datapath.evict(slot, side);
+    this.#datapath.pairs.setRetry(slot, 0n);
+    this.#datapath.pairs.change(slot, control, 'observed');
+  }
+
+  #schedulePromote(): void {
+    if (this.#promoteTimer !== undefined || this.#stopped) return;
+    const wait = Math.max(0, this.#lastPromote + PROMOTE_INTERVAL - Date.now());
+    this.#promoteTimer = setTimeout(() => {
+      this.#promoteTimer = undefined;
+      this.#promoteApproved();
+    }, wait);
+  }
+
+  /** Runs the iterator once for all approved pairs and looks at what it did. */
+  #promoteApproved(): void {
+    this.#lastPromote = Date.now();
+    const approved = [...this.#approved];
+    this.#approved.clear();
+    if (approved.length === 0) return;
+    this.#datapath.runPromote();
+    for (const [slot, control] of approved) this.#finishInsertion(slot, control);
+  }
+
+  #finishInsertion(slot: number, control: Control): void {
+    const { pairs, controllerCounters } = this.#datapath;
+    const results = SIDES.map((side) => pairs.insertResult(slot, side));
+    if (results.every((result) => result.kind === 'done')) {
+      const now = process.hrtime.bigint();
+      const candidate = pairs.candidateNs(slot);
+      const inserted = pairs.change(slot, control, 'inserted');
+      if (inserted === undefined) return; // closed meanwhile: the sockets left by themselves
+      pairs.markInserted(slot, now);
+      controllerCounters.promoted();
+      this.#failures.delete(slot);
+      this.#track(slot, inserted);
+      this.#options.onPromoted?.(Number(now - candidate) / 1e9);
+      this.#log.debug({ pair: pairId(slot, control) }, 'promoted');
+      return;
+    }
+    // While APPROVED nothing is redirected, so the half that went in has an empty queue.
+    if (pairs.control(slot).generation === control.generation) {
+      results.forEach((result, side) => {
+        if (result.kind === 'done') this.#datapath.evict(slot, side as Side);
+      });
+    }
+    const refused = results.find((result) => result.kind === 'refused');
+    const reason = refused?.reason ?? 'gone';
+    const last = this.#failures.get(slot);
+    const failures = last?.generation === control.generation ? last.count + 1 : 0;
+    this.#failures.set(slot, { generation: control.generation, count: failures });
+    this.#refuse(slot, control, reason, retryAfterInsertFailure(reason, failures));
+  }
+
+  #track(slot: number, control: Control): void {
+    this.#inserted.set(slot, { generation: control.generation, ...this.#messages(slot) });
+  }
+
+  #messages(slot: number): { redirected: number; passed: number } {
+    const { pairs } = this.#datapath;
+    return {
+      redirected: pairs.redirectedMessages(slot, 0) + pairs.redirectedMessages(slot, 1),
+      passed: pairs.passedMessages(slot, 0) + pairs.passedMessages(slot, 1),
+    };
+  }
+
+  /** Picks up where an earlier controller, or a lost event, left a pair. */
+  #adopt(): void {
+    for (const [slot, control] of this.#datapath.pairs.slots('candidate', 'approved', 'inserted', 'draining')) {
+      if (control.state === 'candidate') this.#consider(slot, control);
+      else if (control.state === 'inserted') this.#track(slot, control);
+      else if (control.state === 'draining') this.#drain(slot, control, 0n);
+      else {
+        this.#approved.set(slot, control);
+        this.#schedulePromote();
+      }
+    }
+  }
+
+  #sweep(): void {
+    const { pairs, settings } = this.#datapath;
+    if (settings.leave) {
+      this.#options.onLeave?.();
+      return;
+    }
+    for (const [slot, before] of this.#inserted) {
+      const control = pairs.control(slot);
+      if (control.generation !== before.generation || control.state !== 'inserted') {
+        this.#inserted.delete(slot);
+        continue;
+      }
+      const now = this.#messages(slot);
+      const window = { redirected: now.redirected - before.redirected, passed: now.passed - before.passed };
+      if (isStreaming(window)) {
+        this.demote(slot, control, 'stream', nanosecondsFromNow(coolDown(pairs.promotions(slot))));
+      } else if (window.redirected + window.passed >= WINDOW_MINIMUM) {
+        this.#inserted.set(slot, { generation: before.generation, ...now });
+      }
+    }
+    for (const [slot, failure] of this.#failures) {
+      if (pairs.control(slot).generation !== failure.generation) this.#failures.delete(slot);
+    }
+    for (const [slot, control] of pairs.slots('candidate')) this.#consider(slot, control);
+  }
+
+  /** The watchdog, and the housekeeping that may take its time. */
+  #watch(): void {
+    const waiting = new Map<string, Waiting>();
+    const now = Date.now();
+    for (const { slot, generation, side, waiting: bytes, consumed } of backlogs(this.#datapath)) {
+      const key = `${String(slot)}.${String(generation)}.${String(side)}`;
+      const before = this.#waiting.get(key);
+      const since = before?.consumed === consumed ? before.since : now;
+      const stalled = now - since >= STALL_AFTER;
+      if (stalled && before?.stalled !== true) {
+        this.#log.warn({ pair: `${String(slot)}.${String(generation)}`, side, bytes }, 'reader has stalled');
+      }
+      waiting.set(key, { consumed, since, stalled });
+    }
+    this.#waiting = waiting;
+    foldGoneCgroups(this.#datapath, this.#cgroups);
+  }
+
+  #drain(slot: number, control: Control, retryNs: bigint): void {
+    this.#draining.set(slot, { control, retryNs, settled: false });
+    this.#drainLoop ??= this.#runDrainLoop();
+  }
+
+  async #runDrainLoop(): Promise<void> {
+    let wait = 1;
+    while (!this.#stopped && this.#draining.size > 0) {
+      const before = this.#draining.size;
+      await this.#drainRound();
+      wait = this.#draining.size < before ? 1 : Math.min(DRAIN_PAUSE_LIMIT, wait * 2);
+      if (this.#draining.size > 0) await pause(wait);
+    }
+    this.#drainLoop = undefined;
+  }
+
+  /**
+   * Invariant 4. A pair leaves the sockmap when (1) its state stops redirection,
+   * (2) an RCU grace period has passed, so that every program run that saw the
+   * old state has counted what it redirected, and (3) the reader of each
+   * direction has received all that was counted.
+   */
+  async #drainRound(): Promise<void> {
+    const { pairs } = this.#datapath;
+    const fresh = [...this.#draining.values()].filter((entry) => !entry.settled);
+    if (fresh.length > 0) {
+      await rcuBarrier();
+      for (const entry of fresh) entry.settled = true;
+    }
+    if (this.#draining.size === 0) return;
+    const pass = this.#datapath.runPromote();
+    for (const [slot, entry] of this.#draining) {
+      const control = pairs.control(slot);
+      if (control.word !== entry.control.word) {
+        this.#draining.delete(slot); // closed: the kernel took its sockets out
+        continue;
+      }
+      if (!entry.settled || pairs.closedSides(slot) !== 0) continue;
+      if (!SIDES.every((reader) => pairs.drained(slot, reader, pass) === pairs.redirectedBytes(slot, otherSide(reader)))) {
+        continue;
+      }
+      for (const side of SIDES) this.#datapath.evict(slot, side);
+      pairs.setRetry(slot, entry.retryNs);
+      pairs.change(slot, control, 'observed');
+      this.#draining.delete(slot);
+    }
+  }
+}
+
+/** How a pair is called in logs and on the command line. */
+export function pairId(slot: number, control: Control): string {
+  return `${String(slot)}.${String(control.generation)}`;
+}
+
+function nanosecondsFromNow(ms: number): bigint {
+  return process.hrtime.bigint() + BigInt(Math.ceil(ms)) * NS_PER_MS;
+}
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}

@@ -1,0 +1,87 @@
+/** `down`: drains, detaches, unpins. */
+import { existsSync, rmdirSync } from 'node:fs';
+
+import type { Logger } from 'pino';
+
+import { DirectoryLock } from '../../addon/index.js';
+import { CgroupNames } from '../datapath/cgroups.js';
+import { Datapath } from '../datapath/datapath.js';
+import { UserError } from '../errors.js';
+import { compilePolicy } from '../policy/evaluate.js';
+import { defaultPolicy } from '../policy/schema.js';
+import { cgroupRoot, requireRoot } from '../probe/host.js';
+import { Controller } from './controller.js';
+import { keptError } from './up.js';
+
+export interface DownOptions {
+  pinDir: string;
+  /** How long to wait for readers, seconds. */
+  timeout: number;
+  /** Remove even what could not be drained: those connections lose data. */
+  force: boolean;
+}
+
+export interface DownEnvironment {
+  objectFile: string;
+  log: Logger;
+  say: (line: string) => void;
+}
+
+/** How often a running controller is looked for while it leaves, milliseconds. */
+const LEAVE_POLL = 20;
+
+/** @throws UserError if pairs could not be drained, or a controller does not let go. */
+export async function down(options: DownOptions, environment: DownEnvironment): Promise<void> {
+  const { pinDir } = options;
+  const { log, say } = environment;
+  requireRoot('down');
+  const state = existsSync(pinDir) ? Datapath.pinState(pinDir) : 'absent';
+  if (state === 'absent') {
+    if (existsSync(pinDir)) rmdirSync(pinDir);
+    say(`nothing is loaded in ${pinDir}`);
+    return;
+  }
+  if (state === 'partial') {
+    const lock = await takeOver(pinDir, undefined, options.timeout);
+    Datapath.removePins(pinDir);
+    lock.release();
+    say(`removed what an interrupted start left in ${pinDir}`);
+    return;
+  }
+  const datapath = Datapath.adopt(environment.objectFile, pinDir);
+  const lock = await takeOver(pinDir, datapath, options.timeout);
+  try {
+    const controller = new Controller({
+      datapath,
+      cgroups: new CgroupNames(cgroupRoot()),
+      policy: compilePolicy(defaultPolicy),
+      log,
+    });
+    const before = datapath.pairs.tally().inserted;
+    const kept = await controller.takeDown(options.timeout * 1000);
+    await controller.stop();
+    if (kept.length > 0 && !options.force) throw keptError(kept.length, pinDir, options.timeout);
+    datapath.remove();
+    say(
+      kept.length > 0
+        ? `detached; ${String(kept.length)} pairs were cut off with redirected data unread`
+        : `drained ${String(before)} promoted pairs and detached, nothing is left loaded`,
+    );
+  } finally {
+    lock.release();
+  }
+}
+
+/** Asks a running controller to leave and waits until it has. */
+async function takeOver(pinDir: string, datapath: Datapath | undefined, timeout: number): Promise<DirectoryLock> {
+  const deadline = Date.now() + Math.max(5, timeout) * 1000;
+  for (;;) {
+    const lock = DirectoryLock.acquire(pinDir);
+    if (lock !== undefined) return lock;
+    if (datapath !== undefined) datapath.settings.leave = true;
+    if (Date.now() > deadline) {
+      throw new UserError(`the controller of ${pinDir} does not let go: end it, then run down again`);
+    }
+    await new Promise((resolve) => setTimeout(resolve, LEAVE_POLL));
+  }
+}

@@ -1,0 +1,284 @@
+/**
+ * The loaded programs, their maps and links, and the pins that keep them.
+ *
+ * Everything is pinned in one bpffs directory, so the datapath lives on when its
+ * controller is killed. `settings.abi_version` is written last: a directory
+ * without it is the rest of an interrupted start and holds no promoted socket.
+ */
+import { existsSync, mkdirSync, readdirSync, rmdirSync, unlinkSync } from 'node:fs';
+import { join } from 'node:path';
+
+import { BpfLink, BpfMap, BpfObject, NativeError, cgroupId, possibleCpus } from '../../addon/index.js';
+import { UserError } from '../errors.js';
+import { Layout, Records } from './layout.js';
+import { PairTable, SIDES, type Side } from './pair-table.js';
+import { ControllerCounters, DEFAULT_TUNING, Settings } from './settings.js';
+
+/** Must equal SLIPSTREAM_ABI_VERSION in bpf/abi.h; a unit test compares them. */
+export const ABI_VERSION = 1;
+
+const MAP_NAMES = [
+  'pairs',
+  'free_slots',
+  'sockets',
+  'endpoints',
+  'handshakes',
+  'settings',
+  'counters',
+  'controller',
+  'totals',
+  'events',
+] as const;
+type MapName = (typeof MAP_NAMES)[number];
+type Maps = Record<MapName, BpfMap>;
+
+/** In the order of attachment: what feeds others comes last. */
+const LINK_NAMES = ['promote', 'observe', 'identify'] as const;
+type Links = Record<(typeof LINK_NAMES)[number], BpfLink>;
+
+export interface LoadOptions {
+  /** The compiled object file. */
+  objectFile: string;
+  /** Directory in a bpffs; made if absent. */
+  pinDir: string;
+  /** Directory of a cgroup v2; connections with both ends at or below it are found. */
+  cgroupDir: string;
+  /** Size of the pair table, 1 to 1048576. */
+  maxPairs: number;
+  /** Version of this project. */
+  version: string;
+}
+
+/** Sums over CPUs of struct counters. */
+export interface DatapathCounters {
+  pairs: number;
+  closedPairs: number;
+  candidates: number;
+  eventsLost: number;
+  totalsLost: number;
+  releaseFailed: number;
+  passed: Record<string, number>;
+  unpaired: Record<string, number>;
+}
+
+/** Redirected traffic of one sending cgroup. */
+export interface Total {
+  bytes: number;
+  messages: number;
+}
+
+/** What a pin directory holds. */
+export type PinState = 'absent' | 'partial' | 'complete';
+
+const linkPin = (pinDir: string, name: string): string => join(pinDir, `link_${name}`);
+
+export class Datapath {
+  readonly pinDir: string;
+  readonly layout: Layout;
+  readonly pairs: PairTable;
+  readonly settings: Settings;
+  readonly controllerCounters: ControllerCounters;
+  readonly #maps: Maps;
+  readonly #links: Links;
+
+  private constructor(pinDir: string, layout: Layout, maps: Maps, links: Links) {
+    this.pinDir = pinDir;
+    this.layout = layout;
+    this.#maps = maps;
+    this.#links = links;
+    this.pairs = new PairTable(layout, maps.pairs.mmap(), maps.pairs.info().maxEntries);
+    this.settings = new Settings(layout, maps.settings.mmap());
+    this.controllerCounters = new ControllerCounters(layout, maps.controller.mmap());
+  }
+
+  /** What is pinned there, without touching it. */
+  static pinState(pinDir: string): PinState {
+    if (!existsSync(pinDir) || readdirSync(pinDir).length === 0) return 'absent';
+    const names = [...MAP_NAMES.map((name) => join(pinDir, name)), ...LINK_NAMES.map((name) => linkPin(pinDir, name))];
+    return names.every((name) => existsSync(name)) ? 'complete' : 'partial';
+  }
+
+  /**
+   * Loads, attaches and pins everything, or leaves nothing behind.
+   * @throws NativeError with the verifier's reason; UserError if the host refuses.
+   */
+  static load(options: LoadOptions): Datapath {
+    const { pinDir } = options;
+    mkdirSync(pinDir, { recursive: true, mode: 0o700 });
+    const object = BpfObject.open(options.objectFile);
+    try {
+      object.setMaxEntries('pairs', options.maxPairs);
+      object.setMaxEntries('free_slots', options.maxPairs);
+      object.setMaxEntries('sockets', 2 * options.maxPairs);
+      object.load();
+      const maps = Object.fromEntries(MAP_NAMES.map((name) => [name, object.map(name)])) as Maps;
+      for (const name of MAP_NAMES) maps[name].pin(join(pinDir, name));
+      maps.free_slots.fill(options.maxPairs);
+      // The entry that takes what finds no room, or whose cgroup is gone.
+      maps.totals.update(Buffer.alloc(8), Buffer.alloc(maps.totals.info().valueSize));
+      object.program('redirect').attachSockmap(maps.sockets);
+      const links: Links = {
+        promote: object.program('promote').attachIterator(maps.endpoints),
+        observe: object.program('observe').attachTracepoint(),
+        identify: object.program('identify').attachCgroup(options.cgroupDir),
+      };
+      for (const name of LINK_NAMES) links[name].pin(linkPin(pinDir, name));
+      const datapath = new Datapath(pinDir, new Layout(object), maps, links);
+      datapath.settings.maxPairs = options.maxPairs;
+      datapath.settings.attachedCgroup = cgroupId(options.cgroupDir);
+      datapath.settings.loadedNs = process.hrtime.bigint();
+      datapath.settings.version = options.version;
+      datapath.settings.tune(DEFAULT_TUNING);
+      datapath.settings.abiVersion = ABI_VERSION;
+      return datapath;
+    } catch (error) {
+      object.close();
+      Datapath.removePins(pinDir);
+      throw error;
+    }
+  }
+
+  /**
+   * Takes over what an earlier controller pinned.
+   * @throws UserError if the pins are of another ABI version.
+   */
+  static adopt(objectFile: string, pinDir: string): Datapath {
+    const object = BpfObject.open(objectFile);
+    const maps = Object.fromEntries(MAP_NAMES.map((name) => [name, BpfMap.open(join(pinDir, name))])) as Maps;
+    const links = Object.fromEntries(LINK_NAMES.map((name) => [name, BpfLink.open(linkPin(pinDir, name))])) as Links;
+    const layout = new Layout(object);
+    const pinned = maps.settings.lookup(Buffer.alloc(4))?.readUInt32LE(layout.field('settings', 'abi_version').offset);
+    if (pinned !== ABI_VERSION) {
+      throw new UserError(
+        `the datapath pinned in ${pinDir} has ABI version ${String(pinned)} and this build reads version ` +
+          `${String(ABI_VERSION)}: run "slipstream-bpf down" of the version that loaded it first`,
+      );
+    }
+    return new Datapath(pinDir, layout, maps, links);
+  }
+
+  /** Removes pins; whatever nobody else holds is freed by the kernel. */
+  static removePins(pinDir: string): void {
+    if (!existsSync(pinDir)) return;
+    for (const name of [...LINK_NAMES].reverse().map((link) => linkPin(pinDir, link))) unlinkIfThere(name);
+    for (const name of MAP_NAMES) unlinkIfThere(join(pinDir, name));
+    if (readdirSync(pinDir).length === 0) rmdirSync(pinDir);
+  }
+
+  /** The ring buffer of struct event. */
+  get events(): BpfMap {
+    return this.#maps.events;
+  }
+
+  /** Runs the iterator over all paired sockets; returns the number of the run. */
+  runPromote(): number {
+    const pass = this.settings.nextPass();
+    this.#links.promote.runIterator();
+    return pass;
+  }
+
+  /** Takes one socket out of the sockmap. What it has queued is lost: drain first. */
+  evict(slot: number, side: Side): boolean {
+    return this.#maps.sockets.delete(socketKey(slot, side));
+  }
+
+  /** Whether the sockmap holds a socket at this index. */
+  holdsSocket(slot: number, side: Side): boolean {
+    return this.#maps.sockets.lookup(socketKey(slot, side)) !== undefined;
+  }
+
+  /** Slots whose sockets are in the sockmap, whatever their pair's state. */
+  occupiedSlots(): number[] {
+    const slots: number[] = [];
+    for (let slot = 0; slot < this.pairs.capacity; slot++) {
+      if (SIDES.some((side) => this.holdsSocket(slot, side))) slots.push(slot);
+    }
+    return slots;
+  }
+
+  counters(): DatapathCounters {
+    const value = this.#maps.counters.lookup(Buffer.alloc(4)) ?? Buffer.alloc(0);
+    const stride = Math.ceil(this.layout.size('counters') / 8) * 8;
+    const cpus = possibleCpus();
+    const records = new Records(value.buffer.slice(value.byteOffset, value.byteOffset + value.length) as ArrayBuffer, stride);
+    const sum = (path: string): number => {
+      const field = this.layout.field('counters', path);
+      let total = 0;
+      for (let cpu = 0; cpu < cpus; cpu++) total += records.get(cpu, field);
+      return total;
+    };
+    const byReason = (member: string, labels: string[]): Record<string, number> =>
+      Object.fromEntries(labels.map((label, index) => [label, sum(`${member}[${String(index)}]`)]));
+    return {
+      pairs: sum('pairs'),
+      closedPairs: sum('closed_pairs'),
+      candidates: sum('candidates'),
+      eventsLost: sum('events_lost'),
+      totalsLost: sum('totals_lost'),
+      releaseFailed: sum('release_failed'),
+      passed: byReason('passed', this.layout.labels('pass_reason')),
+      unpaired: byReason('unpaired', this.layout.labels('unpaired_reason')),
+    };
+  }
+
+  /** Redirected by pairs that have closed, by sending cgroup id; 0 is "gone". */
+  closedTotals(): Map<bigint, Total> {
+    const totals = new Map<bigint, Total>();
+    for (const key of this.#maps.totals.keys()) {
+      const value = this.#maps.totals.lookup(key);
+      if (value !== undefined) totals.set(key.readBigUInt64LE(), this.#decodeTotal(value));
+    }
+    return totals;
+  }
+
+  /** Moves a vanished cgroup's count to id 0, so that the map stays small. */
+  foldTotal(id: bigint): void {
+    const key = Buffer.alloc(8);
+    key.writeBigUInt64LE(id);
+    const value = this.#maps.totals.lookupAndDelete(key);
+    if (value === undefined) return;
+    const gone = this.#maps.totals.lookup(Buffer.alloc(8)) ?? Buffer.alloc(value.length);
+    for (let at = 0; at < value.length; at += 8) {
+      gone.writeBigUInt64LE(gone.readBigUInt64LE(at) + value.readBigUInt64LE(at), at);
+    }
+    this.#maps.totals.update(Buffer.alloc(8), gone);
+  }
+
+  /** Detaches and unpins. Call with an empty sockmap: sockets left in it lose data. */
+  remove(): void {
+    this.#links.identify.detach();
+    Datapath.removePins(this.pinDir);
+    this.close();
+  }
+
+  /** Closes this process's handles; pinned things stay. */
+  close(): void {
+    for (const name of LINK_NAMES) this.#links[name].close();
+    for (const name of MAP_NAMES) this.#maps[name].close();
+  }
+
+  #decodeTotal(value: Buffer): Total {
+    const read = (member: string): number =>
+      Number(value.readBigUInt64LE(this.layout.field('total', member).offset));
+    return { bytes: read('bytes'), messages: read('messages') };
+  }
+}
+
+function socketKey(slot: number, side: Side): Buffer {
+  const key = Buffer.alloc(4);
+  key.writeUInt32LE(2 * slot + side);
+  return key;
+}
+
+function unlinkIfThere(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+  }
+}
+
+/** True for errors of the native seam. */
+export function isNativeError(error: unknown): error is NativeError {
+  return error instanceof NativeError;
+}

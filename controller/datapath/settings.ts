@@ -1,0 +1,181 @@
+/** The two single-record maps that the controller writes: settings and its own counters. */
+import { type Field, type Layout, Records } from './layout.js';
+
+/** What the programs go by, besides each pair's own fields. */
+export interface Tuning {
+  /** Turns each way before a pair becomes a candidate, 1 to 65535. */
+  promoteAfter: number;
+  /** Average bytes a turn up to which traffic counts as messages. */
+  messageLimit: number;
+  /** Messages in one direction without an answer that make a stream. */
+  runMessages: number;
+  /** Likewise bytes. */
+  runBytes: number;
+}
+
+export const DEFAULT_TUNING: Tuning = {
+  promoteAfter: 16,
+  messageLimit: 64 * 1024,
+  runMessages: 16,
+  runBytes: 1024 * 1024,
+};
+
+export class Settings {
+  readonly #records: Records;
+  readonly #f;
+
+  constructor(layout: Layout, memory: ArrayBuffer) {
+    this.#records = new Records(memory, layout.size('settings'));
+    const one = (path: string): Field => layout.field('settings', path);
+    this.#f = {
+      abiVersion: one('abi_version'),
+      maxPairs: one('max_pairs'),
+      promoteAfter: one('promote_after'),
+      messageLimit: one('message_limit'),
+      runMessages: one('run_messages'),
+      runBytes: one('run_bytes'),
+      paused: one('paused'),
+      leave: one('leave'),
+      pass: one('pass'),
+      attachedCgroup: one('attached_cgroup'),
+      loadedNs: one('loaded_ns'),
+      version: one('version'),
+    };
+  }
+
+  /** 0 until the datapath that wrote it was complete. */
+  get abiVersion(): number {
+    return this.#records.get(0, this.#f.abiVersion);
+  }
+  set abiVersion(version: number) {
+    this.#records.set(0, this.#f.abiVersion, version);
+  }
+
+  get maxPairs(): number {
+    return this.#records.get(0, this.#f.maxPairs);
+  }
+  set maxPairs(count: number) {
+    this.#records.set(0, this.#f.maxPairs, count);
+  }
+
+  get promoteAfter(): number {
+    return this.#records.get(0, this.#f.promoteAfter);
+  }
+
+  /** True: no new pairs and no new candidates. */
+  get paused(): boolean {
+    return this.#records.get(0, this.#f.paused) !== 0;
+  }
+  set paused(paused: boolean) {
+    this.#records.set(0, this.#f.paused, paused ? 1 : 0);
+  }
+
+  /** True: `down` asks the running controller to end and leave the datapath to it. */
+  get leave(): boolean {
+    return this.#records.get(0, this.#f.leave) !== 0;
+  }
+  set leave(leave: boolean) {
+    this.#records.set(0, this.#f.leave, leave ? 1 : 0);
+  }
+
+  get attachedCgroup(): bigint {
+    return this.#records.getBig(0, this.#f.attachedCgroup);
+  }
+  set attachedCgroup(id: bigint) {
+    this.#records.set(0, this.#f.attachedCgroup, id);
+  }
+
+  /** When the programs were loaded: CLOCK_MONOTONIC, nanoseconds. */
+  get loadedNs(): bigint {
+    return this.#records.getBig(0, this.#f.loadedNs);
+  }
+  set loadedNs(ns: bigint) {
+    this.#records.set(0, this.#f.loadedNs, ns);
+  }
+
+  /** Version of the project that loaded the programs. */
+  get version(): string {
+    return this.#records.text(0, this.#f.version);
+  }
+  set version(version: string) {
+    this.#records.setText(0, this.#f.version, version);
+  }
+
+  tune(tuning: Tuning): void {
+    this.#records.set(0, this.#f.promoteAfter, tuning.promoteAfter);
+    this.#records.set(0, this.#f.messageLimit, tuning.messageLimit);
+    this.#records.set(0, this.#f.runMessages, tuning.runMessages);
+    this.#records.set(0, this.#f.runBytes, tuning.runBytes);
+  }
+
+  /** Numbers the iterator's next run. Never 0, which means "never" in a slot. */
+  nextPass(): number {
+    const next = (this.#records.get(0, this.#f.pass) + 1) % 2 ** 32 || 1;
+    this.#records.set(0, this.#f.pass, next);
+    return next;
+  }
+}
+
+/** Counts of the controller's own decisions; they outlive it with the pins. */
+export class ControllerCounters {
+  readonly #records: Records;
+  readonly #layout: Layout;
+  readonly #refusals: string[];
+  readonly #demotions: string[];
+
+  constructor(layout: Layout, memory: ArrayBuffer) {
+    this.#layout = layout;
+    this.#records = new Records(memory, layout.size('controller_counters'));
+    this.#refusals = layout.labels('refusal_reason');
+    this.#demotions = layout.labels('demotion_reason');
+  }
+
+  promoted(): void {
+    this.#add('promotions');
+  }
+
+  refused(reason: string): void {
+    this.#add(`refusals[${String(Math.max(0, this.#refusals.indexOf(reason)))}]`);
+  }
+
+  demoted(reason: string): void {
+    this.#add(`demotions[${String(Math.max(0, this.#demotions.indexOf(reason)))}]`);
+  }
+
+  policyReloaded(valid: boolean): void {
+    this.#add(valid ? 'policy_reloads' : 'policy_reload_failures');
+  }
+
+  get promotions(): number {
+    return this.#get('promotions');
+  }
+
+  get reloads(): { success: number; failure: number } {
+    return { success: this.#get('policy_reloads'), failure: this.#get('policy_reload_failures') };
+  }
+
+  /** Counts by reason; reasons that never occurred are 0. */
+  get refusals(): Record<string, number> {
+    return this.#byReason('refusals', this.#refusals);
+  }
+
+  get demotions(): Record<string, number> {
+    return this.#byReason('demotions', this.#demotions);
+  }
+
+  #byReason(member: string, labels: string[]): Record<string, number> {
+    const counts: Record<string, number> = {};
+    labels.forEach((label, index) => {
+      if (label !== 'none') counts[label] = this.#get(`${member}[${String(index)}]`);
+    });
+    return counts;
+  }
+
+  #get(path: string): number {
+    return this.#records.get(0, this.#layout.field('controller_counters', path));
+  }
+
+  #add(path: string): void {
+    this.#records.add(0, this.#layout.field('controller_counters', path), 1);
+  }
+}

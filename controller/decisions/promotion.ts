@@ -1,0 +1,76 @@
+/** Whether a candidate is promoted. Pure: facts in, verdict out. */
+import { type CompiledPolicy, decidePair, excludedProgram } from '../policy/evaluate.js';
+
+/** Bits of reader.evidence by name (enum evidence in bpf/abi.h). */
+export type EvidenceBits = Readonly<Record<string, number>>;
+
+/** What is known of one end. */
+export interface CandidateEnd {
+  /** cgroup path below the v2 root; undefined if it is gone. */
+  cgroup: string | undefined;
+  ports: [number, number];
+  program: string;
+  evidence: number;
+}
+
+export interface CandidateFacts {
+  ends: readonly [CandidateEnd, CandidateEnd];
+  /** Turns each way that were asked for when the pair became a candidate. */
+  turnsShown: number;
+  /** Named reason of the kernel gate if this kernel must not promote at all. */
+  kernelRefusal: string | undefined;
+}
+
+/** When a refused pair may become a candidate again. */
+export type Retry = 'never' | 'policy' | { afterMs: number };
+
+export type Verdict =
+  | { kind: 'approve'; backlog: number; forbidden: number; rule: string }
+  | { kind: 'wait'; turns: number }
+  | { kind: 'refuse'; reason: string; retry: Retry };
+
+/** Evidence that rules a reader out whatever the policy says. */
+export function hardEvidence(bits: EvidenceBits): number {
+  return mask(bits, 'EVIDENCE_WAITALL', 'EVIDENCE_OUT_OF_BAND', 'EVIDENCE_TRUNCATE', 'EVIDENCE_ERROR_QUEUE');
+}
+
+export function judgeCandidate(facts: CandidateFacts, policy: CompiledPolicy, bits: EvidenceBits): Verdict {
+  const [client, server] = facts.ends;
+  const decision = decidePair(policy, [client, server]);
+  if (decision.action !== 'accelerate') {
+    return { kind: 'refuse', reason: decision.action === 'observe' ? 'observe' : 'policy', retry: 'policy' };
+  }
+  if (facts.kernelRefusal !== undefined) return { kind: 'refuse', reason: 'kernel', retry: 'never' };
+  if (facts.ends.some((end) => excludedProgram(policy, end.program) !== undefined)) {
+    return { kind: 'refuse', reason: 'program', retry: 'policy' };
+  }
+  const evidence = client.evidence | server.evidence;
+  if ((evidence & hardEvidence(bits)) !== 0) return { kind: 'refuse', reason: 'reader', retry: 'never' };
+  const blocking = mask(bits, decision.blockingReaders ? 'EVIDENCE_BLOCKING_MANY' : 'EVIDENCE_BLOCKING');
+  if ((evidence & blocking) !== 0) {
+    return { kind: 'refuse', reason: 'blocking', retry: decision.blockingReaders ? 'never' : 'policy' };
+  }
+  if (facts.turnsShown < decision.promoteAfter) return { kind: 'wait', turns: decision.promoteAfter };
+  return {
+    kind: 'approve',
+    backlog: decision.backlog,
+    forbidden: hardEvidence(bits) | blocking,
+    rule: decision.rule,
+  };
+}
+
+/** Reasons of the iterator that may pass by themselves. */
+const TRANSIENT = new Set(['accounting', 'slot_busy', 'memory', 'gone']);
+
+/**
+ * When a pair that could not be inserted is tried again: the wait doubles with
+ * every failure in a row, from 100 ms to a minute.
+ */
+export function retryAfterInsertFailure(reason: string, failures: number): Retry {
+  if (!TRANSIENT.has(reason)) return 'never';
+  return { afterMs: Math.min(60_000, 100 * 2 ** Math.min(failures, 10)) };
+}
+
+function mask(bits: EvidenceBits, ...names: string[]): number {
+  return names.reduce((sum, name) => sum | (bits[name] ?? 0), 0);
+}

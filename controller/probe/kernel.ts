@@ -1,0 +1,57 @@
+/** What the datapath needs of the kernel, feature by feature. */
+import { existsSync } from 'node:fs';
+
+import { kernelBtfHas, probeMapType, probeProgramType } from '../../addon/index.js';
+import { EXIT, UserError } from '../errors.js';
+
+/** A capability that is there or not; never a version comparison. */
+export interface Feature {
+  /** What a person would search for. */
+  readonly name: string;
+  /** First mainline release that has it, for the message. */
+  readonly since: string;
+  readonly present: () => boolean;
+}
+
+const BTF_FILE = '/sys/kernel/btf/vmlinux';
+
+export const FEATURES: readonly Feature[] = [
+  { name: 'BTF of the kernel (CONFIG_DEBUG_INFO_BTF)', since: '5.4', present: () => existsSync(BTF_FILE) },
+  { name: 'sock_ops programs (CONFIG_CGROUP_BPF)', since: '4.13', present: () => probeProgramType('sock_ops') },
+  { name: 'sk_msg programs (CONFIG_NET_SOCK_MSG)', since: '4.17', present: () => probeProgramType('sk_msg') },
+  { name: 'sockmap (CONFIG_NET_SOCK_MSG)', since: '4.14', present: () => probeMapType('sockmap') },
+  { name: 'socket local storage', since: '5.2', present: () => probeMapType('sk_storage') },
+  { name: 'queue maps', since: '4.20', present: () => probeMapType('queue') },
+  { name: 'BPF ring buffers', since: '5.8', present: () => probeMapType('ringbuf') },
+  {
+    name: 'the iterator over socket storage (bpf_sk_storage_map)',
+    since: '5.9',
+    present: () => kernelBtfHas('struct', 'bpf_iter__bpf_sk_storage_map'),
+  },
+  {
+    name: 'the kernel functions bpf_cast_to_kern_ctx and bpf_rdonly_cast',
+    since: '6.2',
+    present: () => kernelBtfHas('func', 'bpf_cast_to_kern_ctx') && kernelBtfHas('func', 'bpf_rdonly_cast'),
+  },
+  {
+    name: 'the tracepoint sock_recv_length',
+    since: '6.3',
+    present: () => kernelBtfHas('typedef', 'btf_trace_sock_recv_length'),
+  },
+];
+
+/** The first feature that is missing; later ones may depend on it. */
+export function missingFeature(features: readonly Feature[] = FEATURES): Feature | undefined {
+  return features.find((feature) => !feature.present());
+}
+
+/** @throws UserError with exit code 3 that names what is missing. */
+export function requireKernel(release: string, features: readonly Feature[] = FEATURES): void {
+  const missing = missingFeature(features);
+  if (missing === undefined) return;
+  throw new UserError(
+    `kernel ${release} lacks ${missing.name}, which mainline has since ${missing.since}: ` +
+      'boot a kernel that has it; nothing was attached',
+    EXIT.unsupported,
+  );
+}

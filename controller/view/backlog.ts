@@ -1,0 +1,36 @@
+/** Redirected bytes that wait to be received. */
+import type { Datapath } from '../datapath/datapath.js';
+import { otherSide, type Side, SIDES } from '../datapath/pair-table.js';
+
+export interface Backlog {
+  slot: number;
+  generation: number;
+  /** The sending side. */
+  side: Side;
+  /** Bytes redirected and not received; above 0. */
+  waiting: number;
+  /** Bytes received of all that was redirected. */
+  consumed: number;
+}
+
+/** Every direction with a backlog, measured now by a run of the iterator. */
+export function backlogs(datapath: Datapath): Backlog[] {
+  const found: Backlog[] = [];
+  const pass = datapath.runPromote();
+  const { pairs } = datapath;
+  for (const [slot, { generation }] of pairs.slots('inserted', 'draining')) {
+    for (const side of SIDES) {
+      // The reader's count comes first: what is redirected meanwhile counts as waiting.
+      const consumed = pairs.drained(slot, otherSide(side), pass);
+      if (consumed === undefined) continue;
+      const waiting = pairs.redirectedBytes(slot, side) - consumed;
+      if (waiting > 0) found.push({ slot, generation, side, waiting, consumed });
+    }
+  }
+  return found;
+}
+
+/** Bytes waiting over all pairs. */
+export function totalBacklog(datapath: Datapath): number {
+  return backlogs(datapath).reduce((sum, { waiting }) => sum + waiting, 0);
+}

@@ -1,0 +1,133 @@
+/** `pairs`: one row a connection. */
+import stringWidth from 'string-width';
+
+import type { CgroupNames } from '../datapath/cgroups.js';
+import type { Datapath } from '../datapath/datapath.js';
+import { type PairRecord, SIDES, type State, STATES } from '../datapath/pair-table.js';
+
+export interface EndRow {
+  address: string;
+  port: number;
+  remoteAddress: string;
+  remotePort: number;
+  pid: number | null;
+  program: string | null;
+  /** Path below the cgroup v2 root; null once it is gone. */
+  cgroup: string | null;
+  netns: number;
+}
+
+export interface DirectionRow {
+  path: 'tcp' | 'direct';
+  redirectedBytes: number;
+  redirectedMessages: number;
+  passedMessages: number;
+  lastPass: string | null;
+}
+
+export interface PairRow {
+  id: string;
+  state: State;
+  ageSeconds: number;
+  promotions: number;
+  /** Why it is not promoted, or was taken back; null if neither happened. */
+  reason: string | null;
+  client: EndRow;
+  server: EndRow;
+  toServer: DirectionRow;
+  toClient: DirectionRow;
+}
+
+/** Every pair, or those in one state, in the order of the table. */
+export function pairRows(datapath: Datapath, cgroups: CgroupNames, state?: State): PairRow[] {
+  const wanted = state === undefined ? STATES.filter((name) => name !== 'free') : [state];
+  const now = process.hrtime.bigint();
+  const rows: PairRow[] = [];
+  for (const [slot, control] of datapath.pairs.slots(...wanted)) {
+    const record = datapath.pairs.read(slot, control);
+    if (record !== undefined) rows.push(toRow(record, cgroups, now));
+  }
+  return rows;
+}
+
+function toRow(record: PairRecord, cgroups: CgroupNames, now: bigint): PairRow {
+  const [client, server] = SIDES.map((side): EndRow => {
+    const end = record.ends[side];
+    return {
+      address: end.address,
+      port: end.port,
+      remoteAddress: end.remoteAddress,
+      remotePort: end.remotePort,
+      pid: end.pid || null,
+      program: end.program || null,
+      cgroup: cgroups.path(end.cgroupId) ?? null,
+      netns: end.netns,
+    };
+  }) as [EndRow, EndRow];
+  const [toServer, toClient] = SIDES.map((side): DirectionRow => {
+    const { path, redirectedBytes, redirectedMessages, passedMessages, lastPass } = record.directions[side];
+    return { path, redirectedBytes, redirectedMessages, passedMessages, lastPass: lastPass ?? null };
+  }) as [DirectionRow, DirectionRow];
+  return {
+    id: `${String(record.slot)}.${String(record.control.generation)}`,
+    state: record.control.state,
+    ageSeconds: Number(now - record.createdNs) / 1e9,
+    promotions: record.promotions,
+    reason: reason(record),
+    client,
+    server,
+    toServer,
+    toClient,
+  };
+}
+
+function reason(record: PairRecord): string | null {
+  if (record.control.state === 'inserted') return null;
+  if (record.refusal !== 'none') return record.refusal;
+  return record.demotion === 'none' ? null : record.demotion;
+}
+
+const COLUMNS = ['PAIR', 'STATE', 'CLIENT', 'SERVER', 'PATH', 'REDIRECTED', 'MESSAGES', 'PASSED', 'REASON', 'CGROUPS'];
+
+/** A table for people, with a header; columns end where the widest cell does. */
+export function renderPairs(rows: readonly PairRow[]): string {
+  const cells = rows.map((row) => [
+    row.id,
+    row.state,
+    formatEnd(row.client),
+    formatEnd(row.server),
+    `${row.toServer.path}/${row.toClient.path}`,
+    formatBytes(row.toServer.redirectedBytes + row.toClient.redirectedBytes),
+    String(row.toServer.redirectedMessages + row.toClient.redirectedMessages),
+    String(row.toServer.passedMessages + row.toClient.passedMessages),
+    row.reason ?? '-',
+    `${row.client.cgroup ?? '(gone)'} > ${row.server.cgroup ?? '(gone)'}`,
+  ]);
+  return renderTable([COLUMNS, ...cells]);
+}
+
+/** Left-aligned columns, two spaces apart. */
+export function renderTable(rows: readonly (readonly string[])[]): string {
+  const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => stringWidth(row[column] ?? ''))));
+  return rows
+    .map((row) =>
+      row
+        .map((cell, column) => cell + ' '.repeat((widths[column] ?? 0) - stringWidth(cell)))
+        .join('  ')
+        .trimEnd(),
+    )
+    .join('\n');
+}
+
+function formatEnd(end: EndRow): string {
+  const address = end.address.includes(':') ? `[${end.address}]` : end.address;
+  return `${address}:${String(end.port)} ${end.program ?? '?'}${end.pid === null ? '' : `(${String(end.pid)})`}`;
+}
+
+const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
+
+/** 1536 as `1.5 KiB`. */
+export function formatBytes(bytes: number): string {
+  const power = Math.min(UNITS.length - 1, bytes < 1 ? 0 : Math.floor(Math.log2(bytes) / 10));
+  return `${(bytes / 1024 ** power).toFixed(power === 0 ? 0 : 1)} ${UNITS[power] ?? ''}`;
+}

@@ -1,0 +1,107 @@
+/** `status`: the datapath in one screen. */
+import { DirectoryLock } from '../../addon/index.js';
+import { CgroupNames } from '../datapath/cgroups.js';
+import { Datapath } from '../datapath/datapath.js';
+import type { State } from '../datapath/pair-table.js';
+import { cgroupRoot, requireRoot } from '../probe/host.js';
+import { formatBytes, renderTable } from './pairs.js';
+import { cgroupTotals } from './totals.js';
+
+export interface Status {
+  version: string;
+  pinDir: string;
+  loaded: boolean;
+  /** Present when loaded. */
+  datapath?: {
+    version: string;
+    abiVersion: number;
+    controllerRunning: boolean;
+    paused: boolean;
+    attachedCgroup: string | null;
+    loadedSeconds: number;
+    maxPairs: number;
+    pairs: Record<State, number>;
+    pairsTotal: number;
+    promotions: number;
+    redirectedBytes: number;
+    redirectedMessages: number;
+    passed: Record<string, number>;
+    refusals: Record<string, number>;
+    demotions: Record<string, number>;
+    unpaired: Record<string, number>;
+    eventsLost: number;
+  };
+}
+
+/** @throws UserError without root. */
+export function readStatus(pinDir: string, objectFile: string, version: string): Status {
+  requireRoot('status');
+  if (Datapath.pinState(pinDir) !== 'complete') return { version, pinDir, loaded: false };
+  const datapath = Datapath.adopt(objectFile, pinDir);
+  try {
+    const cgroups = new CgroupNames(cgroupRoot());
+    const { settings, controllerCounters } = datapath;
+    const counters = datapath.counters();
+    const totals = cgroupTotals(datapath, cgroups);
+    return {
+      version,
+      pinDir,
+      loaded: true,
+      datapath: {
+        version: settings.version,
+        abiVersion: settings.abiVersion,
+        controllerRunning: isHeld(pinDir),
+        paused: settings.paused,
+        attachedCgroup: cgroups.path(settings.attachedCgroup) ?? null,
+        loadedSeconds: Number(process.hrtime.bigint() - settings.loadedNs) / 1e9,
+        maxPairs: settings.maxPairs,
+        pairs: datapath.pairs.tally(),
+        pairsTotal: counters.pairs,
+        promotions: controllerCounters.promotions,
+        redirectedBytes: totals.reduce((sum, { bytes }) => sum + bytes, 0),
+        redirectedMessages: totals.reduce((sum, { messages }) => sum + messages, 0),
+        passed: counters.passed,
+        refusals: controllerCounters.refusals,
+        demotions: controllerCounters.demotions,
+        unpaired: counters.unpaired,
+        eventsLost: counters.eventsLost,
+      },
+    };
+  } finally {
+    datapath.close();
+  }
+}
+
+/** A controller holds the lock of its pin directory for as long as it lives. */
+function isHeld(pinDir: string): boolean {
+  const lock = DirectoryLock.acquire(pinDir);
+  lock?.release();
+  return lock === undefined;
+}
+
+export function renderStatus({ version, pinDir, datapath }: Status): string {
+  if (datapath === undefined) return `slipstream-bpf ${version}: not loaded (nothing pinned in ${pinDir})`;
+  const { free, ...states } = datapath.pairs;
+  const present = Object.entries(states).filter(([, count]) => count > 0);
+  const messages = datapath.redirectedMessages;
+  return renderTable([
+    ['version', `${version}, datapath loaded by ${datapath.version}`],
+    ['controller', datapath.controllerRunning ? 'running' : 'not running; live pairs stay as they are'],
+    ['attached to', `${datapath.attachedCgroup ?? 'a cgroup that is gone'}, pinned in ${pinDir}`],
+    ['loaded for', `${datapath.loadedSeconds.toFixed(0)} s${datapath.paused ? ', paused: no new pairs' : ''}`],
+    ['pairs', present.length === 0 ? 'none' : present.map(([state, count]) => `${String(count)} ${state}`).join(', ')],
+    ['table', `${String(datapath.maxPairs - free)} of ${String(datapath.maxPairs)} slots`],
+    ['since loading', `${String(datapath.pairsTotal)} paired, ${String(datapath.promotions)} promotions`],
+    ['redirected', `${String(messages)} messages, ${formatBytes(datapath.redirectedBytes)}`],
+    ['passed', reasons(datapath.passed)],
+    ['refused', reasons(datapath.refusals)],
+    ['demoted', reasons(datapath.demotions)],
+    ['not paired', reasons(datapath.unpaired)],
+    ['events lost', String(datapath.eventsLost)],
+  ]);
+}
+
+function reasons(counts: Record<string, number>): string {
+  const seen = Object.entries(counts).filter(([, count]) => count > 0);
+  return seen.length === 0 ? 'none' : seen.map(([reason, count]) => `${String(count)} ${reason}`).join(', ');
+}
