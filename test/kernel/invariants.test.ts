@@ -1,0 +1,379 @@
+/**
+ * One test, or more, for each invariant of docs/design.md, made to fail when the
+ * invariant is taken out of the BPF code (scripts/mutants does that).
+ */
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+import { BpfMap, BpfObject } from '../../addon/index.js';
+import { Layout, Records } from '../../controller/datapath/layout.js';
+import type { PairRecord } from '../../controller/datapath/pair-table.js';
+import { Connection, type ConnectionOptions } from './support/endpoint.js';
+import { needsRoot, OBJECT_FILE, Sandbox } from './support/sandbox.js';
+import { EAGER, eventually, Stack } from './support/stack.js';
+
+const CLIENT = 0;
+const SERVER = 1;
+/** Promotes nothing by itself: the test says when. */
+const PATIENT = 'version: 1\ndefaults: { promoteAfter: 60000, blockingReaders: true }\n';
+
+describe('invariants', function () {
+  this.timeout(60_000);
+  let sandbox: Sandbox;
+  let stack: Stack;
+
+  before(function () {
+    needsRoot(this);
+  });
+
+  beforeEach(() => {
+    sandbox = new Sandbox('invariants');
+  });
+
+  afterEach(() => sandbox.dispose());
+
+  async function promoted(options: ConnectionOptions = {}, policy = EAGER): Promise<{ c: Connection; pair: PairRecord }> {
+    stack = new Stack(sandbox, { policy });
+    const c = await Connection.open(sandbox, options);
+    const pair = await c.promote(stack);
+    return { c, pair };
+  }
+
+  const redirectedMessages = (pair: PairRecord, side: 0 | 1): number =>
+    stack.datapath.pairs.redirectedMessages(pair.slot, side);
+
+  /** Runs `action`, which must send one message to the server, and checks that it passed for this reason. */
+  async function passes(pair: PairRecord, reason: string, action: () => Promise<unknown>): Promise<void> {
+    const before = stack.passed()[reason] ?? 0;
+    const redirected = redirectedMessages(pair, CLIENT);
+    await action();
+    assert.equal(redirectedMessages(pair, CLIENT), redirected, 'the message was redirected');
+    assert.ok((stack.passed()[reason] ?? 0) > before, `nothing passed for ${reason}: ${JSON.stringify(stack.passed())}`);
+  }
+
+  /** Sends one message to the server and expects it to be redirected. */
+  async function redirects(c: Connection, pair: PairRecord, size = 100): Promise<void> {
+    const before = redirectedMessages(pair, CLIENT);
+    await c.client.do(`sendall 2 ${String(size)}`);
+    await c.server.do(`recvall 2 ${String(size)}`);
+    assert.equal(redirectedMessages(pair, CLIENT), before + 1, `not redirected: ${JSON.stringify(stack.passed())}`);
+  }
+
+  describe('1: order', () => {
+    it('keeps messages behind TCP bytes that were not consumed', async () => {
+      const { c, pair } = await promoted();
+      stack.datapath.pairs.hold(pair.slot, CLIENT, true);
+      await passes(pair, 'held', () => c.client.do('sendall 2 1000'));
+      stack.datapath.pairs.hold(pair.slot, CLIENT, false);
+      await passes(pair, 'order', () => c.client.do('sendall 2 1000'));
+      await c.server.do('recvall 2 2000');
+      await redirects(c, pair);
+    });
+
+    it('keeps order over many switches with unread data on both paths', async () => {
+      const { c, pair } = await promoted();
+      for (let round = 0; round < 50; round++) {
+        stack.datapath.pairs.hold(pair.slot, CLIENT, round % 2 === 0);
+        for (let n = 1; n < 5; n++) await c.client.do(`sendall 2 ${String(37 * n)}`);
+        await c.server.do('recvall 2 370');
+        await c.server.do('sendall 2 5');
+        await c.client.do('recvall 2 5');
+      }
+      const { switches } = stack.records()[0]!.directions[CLIENT];
+      assert.ok(switches > 50, `only ${String(switches)} switches`);
+    });
+  });
+
+  describe('2: no parked reader', () => {
+    it('wakes a reader that has been inside recv() since before insertion', async () => {
+      stack = new Stack(sandbox, { policy: PATIENT });
+      const c = await Connection.open(sandbox, { blocking: true });
+      await c.pingPong(4, 10, 'wait=block');
+      const parked = await c.server.background('reader', 'recv 2 100');
+      await c.server.do('parked reader');
+      const { slot, control } = await c.inState(stack, 'observed');
+      stack.datapath.pairs.prepare(slot, 1 << 20, 0);
+      // A sweep of the controller takes it from here.
+      assert.ok(stack.datapath.pairs.change(slot, control, 'candidate'));
+      stack.datapath.pairs.setPromoteAfter(slot, 60_000);
+      const pair = await c.inState(stack, 'inserted');
+      // Blocking receives by several threads alone would be reason enough to leave redirection.
+      await stack.controller.stop();
+      stack.datapath.pairs.setLimits(slot, 1 << 20, 0);
+      await passes(pair, 'fence', () => c.client.do('sendall 2 100'));
+      const answer = await parked.answer;
+      assert.equal(answer.returned, 100, JSON.stringify(answer));
+      // The next receive goes through tcp_bpf_recvmsg, which wakes for both queues.
+      const again = await c.server.background('again', 'recv 2 100');
+      await c.server.do('parked again');
+      const before = redirectedMessages(pair, CLIENT);
+      await c.client.do('sendall 2 100');
+      assert.equal((await again.answer).returned, 100);
+      assert.equal(redirectedMessages(pair, CLIENT), before + 1, JSON.stringify(stack.passed()));
+    });
+
+    it('does not promote blocking readers unless the policy opts in', async () => {
+      stack = new Stack(sandbox, { policy: 'version: 1\ndefaults: { promoteAfter: 2 }\n' });
+      const c = await Connection.open(sandbox, { blocking: true });
+      await c.driveUntil(stack, 'refused', ({ refusal }) => refusal === 'blocking', 'wait=block');
+      assert.equal(stack.redirected().messages, 0);
+    });
+
+    for (const [flag, side] of [
+      ['MSG_WAITALL', 'server'],
+      ['MSG_TRUNC', 'client'],
+    ] as const) {
+      it(`does not promote a ${side} that used ${flag}`, async () => {
+        stack = new Stack(sandbox);
+        const c = await Connection.open(sandbox);
+        const [from, to] = side === 'server' ? [c.client, c.server] : [c.server, c.client];
+        await from.do('sendall 2 10');
+        await to.do('verify 2 0');
+        await to.do('poll 2 POLLIN 5000');
+        await to.run(`recv 2 10 ${flag}`);
+        await to.do('verify 2 1');
+        await c.driveUntil(stack, 'refused', ({ refusal }) => refusal === 'reader');
+        assert.equal(stack.redirected().messages, 0);
+      });
+    }
+
+    it('stops redirecting at once when the reader changes its ways', async () => {
+      const { c, pair } = await promoted();
+      await c.client.do('sendall 2 100');
+      await c.server.do('recv 2 100 MSG_WAITALL');
+      const before = redirectedMessages(pair, CLIENT);
+      await c.client.do('sendall 2 100');
+      await c.server.do('recvall 2 100');
+      assert.equal(redirectedMessages(pair, CLIENT), before);
+      const record = await c.inState(stack, 'observed');
+      assert.equal(record.demotion, 'reader');
+    });
+
+    it('passes to a reader with forbidden evidence, whatever the controller does', async () => {
+      const { c, pair } = await promoted();
+      await stack.controller.stop();
+      await c.client.do('sendall 2 100');
+      await c.server.do('recv 2 100 MSG_WAITALL');
+      await passes(pair, 'reader', () => c.client.do('sendall 2 100'));
+      await c.server.do('recvall 2 100');
+    });
+
+    it('does not promote a reader that spliced bytes away', async () => {
+      stack = new Stack(sandbox);
+      const c = await Connection.open(sandbox);
+      await c.client.do('sendall 2 1000');
+      await c.server.do('poll 2 POLLIN 5000');
+      await c.server.do('splice 2 1000');
+      await c.driveUntil(stack, 'refused', ({ refusal }) => refusal === 'accounting');
+      assert.equal(stack.redirected().messages, 0);
+    });
+
+    it('leaves redirection when bytes are consumed uncounted afterwards', async () => {
+      const { c, pair } = await promoted();
+      stack.datapath.pairs.hold(pair.slot, CLIENT, true);
+      await c.client.do('sendall 2 1000');
+      await c.server.do('poll 2 POLLIN 5000');
+      await c.server.do('splice 2 1000');
+      stack.datapath.pairs.hold(pair.slot, CLIENT, false);
+      await passes(pair, 'accounting', () => c.client.do('sendall 2 100'));
+      await c.server.do('recvall 2 100');
+    });
+  });
+
+  describe('3: bounded memory', () => {
+    it('refuses a sender whose reader has stopped, and loses nothing', async () => {
+      const backlog = 256 * 1024;
+      const buffer = 128 * 1024;
+      const { c, pair } = await promoted(
+        { sockopts: [`SO_SNDBUF ${String(buffer)}`, `SO_RCVBUF ${String(buffer)}`] },
+        'version: 1\ndefaults: { promoteAfter: 2, backlog: 256KiB }\n',
+      );
+      // So that only the limit, and not the pattern, ends redirection.
+      stack.datapath.settings.tune({ promoteAfter: 2, messageLimit: 65536, runMessages: 2 ** 31, runBytes: 2 ** 31 });
+      const redirectedBefore = stack.datapath.pairs.redirectedBytes(pair.slot, CLIENT);
+      const passedBefore = stack.passed()['backlog'] ?? 0;
+      const filled = await c.client.do('fill 2 4096 64M');
+      const total = filled.bytes ?? 0;
+      const held = socketMemory(c.port);
+      const redirected = stack.datapath.pairs.redirectedBytes(pair.slot, CLIENT) - redirectedBefore;
+      console.log(
+        `      accepted ${String(total)} bytes before EAGAIN, ${String(redirected)} redirected; the kernel held ${String(held)} bytes`,
+      );
+      assert.ok(redirected > backlog - 8192 && redirected <= backlog, 'redirected up to the limit');
+      assert.ok((stack.passed()['backlog'] ?? 0) > passedBefore);
+      // Both ends' buffers as the kernel doubles them (socket(7)), and as much again for its overhead.
+      assert.ok(total <= backlog + 4 * buffer, `the sender was only refused after ${String(total)} bytes`);
+      assert.ok(held >= backlog && held <= backlog + 2 * (2 * buffer + 2 * buffer), `the kernel holds ${String(held)} bytes`);
+      await c.server.do(`recvall 2 ${String(total)}`);
+      const empty = await c.server.run('recv 2 1');
+      assert.equal(empty.errno, 'EAGAIN', 'more came than was sent');
+      await c.promote(stack);
+      await redirects(c, pair);
+    });
+  });
+
+  describe('4: nothing is dropped on removal', () => {
+    it('keeps a pair in the sockmap until its redirected data was read', async () => {
+      const { c, pair } = await promoted();
+      await c.client.do('sendall 2 5000');
+      await c.server.do('sendall 2 300');
+      const control = stack.datapath.pairs.control(pair.slot);
+      assert.ok(stack.controller.demote(pair.slot, control, 'requested', 2n ** 63n));
+      // Unread on both ends: rounds of the drain loop pass and nothing may leave.
+      await passes(pair, 'state', () => c.client.do('sendall 2 700'));
+      await c.server.do('recvall 2 2000');
+      await eventually('a look at the pair', drainRounds(pair));
+      assert.ok(stack.datapath.holdsSocket(pair.slot, SERVER) && stack.datapath.holdsSocket(pair.slot, CLIENT));
+      await c.server.do('recvall 2 3700');
+      await eventually('a look at the pair', drainRounds(pair));
+      assert.ok(stack.datapath.holdsSocket(pair.slot, CLIENT), 'the client has not read its 300 bytes');
+      await c.client.do('recvall 2 300');
+      await c.inState(stack, 'observed');
+      assert.ok(!stack.datapath.holdsSocket(pair.slot, SERVER) && !stack.datapath.holdsSocket(pair.slot, CLIENT));
+      await c.pingPong(10, 1000);
+    });
+
+    it('drains half-closed pairs', async () => {
+      const { c, pair } = await promoted();
+      await c.client.do('sendall 2 100');
+      await c.client.do('shutdown 2 wr');
+      await c.server.do('recvall 2 100');
+      assert.equal((await c.server.run('recv 2 1')).returned, 0, 'end of stream');
+      await c.server.do('sendall 2 50');
+      assert.ok(stack.controller.demote(pair.slot, stack.datapath.pairs.control(pair.slot), 'requested', 2n ** 63n));
+      await c.client.do('recvall 2 50');
+      await c.inState(stack, 'observed');
+      await c.server.do('sendall 2 50');
+      await c.client.do('recvall 2 50');
+    });
+
+    /** True after the iterator has run several times for this pair. */
+    function drainRounds(pair: PairRecord): () => boolean {
+      const { layout } = stack.datapath;
+      const settings = BpfMap.open(join(sandbox.pinDir, 'settings'));
+      const records = new Records(settings.mmap(), layout.size('settings'));
+      settings.close();
+      const pass = layout.field('settings', 'pass');
+      const start = records.get(0, pass);
+      assert.equal(stack.datapath.pairs.control(pair.slot).state, 'draining');
+      return () => records.get(0, pass) > start + 3;
+    }
+  });
+
+  describe('5: socket state', () => {
+    it('send() after own SHUT_WR fails as on TCP', async () => {
+      const { c, pair } = await promoted();
+      await c.client.do('shutdown 2 wr');
+      const before = redirectedMessages(pair, CLIENT);
+      const answer = await c.client.run('send 2 100 MSG_NOSIGNAL');
+      assert.equal(answer.errno, 'EPIPE', JSON.stringify(answer));
+      assert.equal(redirectedMessages(pair, CLIENT), before);
+      assert.ok((stack.passed()['shutdown'] ?? 0) > 0);
+    });
+
+    it('a peer that shut down reading is left to TCP', async () => {
+      const { c, pair } = await promoted();
+      await c.server.do('shutdown 2 rd');
+      await passes(pair, 'shutdown', () => c.client.run('send 2 100 MSG_NOSIGNAL'));
+    });
+
+    it('a half-closed connection goes on over TCP', async () => {
+      const { c, pair } = await promoted();
+      await c.server.do('shutdown 2 wr');
+      await c.client.do('poll 2 POLLIN 5000');
+      await passes(pair, 'not_established', () => c.client.do('sendall 2 100'));
+      await c.server.do('recvall 2 100');
+    });
+
+    it('a sender with SO_ZEROCOPY is left to TCP', async () => {
+      const { c, pair } = await promoted();
+      await c.client.do('setsockopt 2 SO_ZEROCOPY 1');
+      await passes(pair, 'zerocopy', () => c.client.do('sendall 2 100'));
+      await c.server.do('recvall 2 100');
+    });
+
+    it('a reader with SO_RCVLOWAT is left to TCP', async () => {
+      const { c, pair } = await promoted();
+      await c.server.do('setsockopt 2 SO_RCVLOWAT 200');
+      await passes(pair, 'low_water_mark', () => c.client.do('sendall 2 200'));
+      await c.server.do('recvall 2 200');
+    });
+
+    it('memory pressure sends messages over TCP', async () => {
+      const { c, pair } = await promoted();
+      const file = '/proc/sys/net/ipv4/tcp_mem';
+      const limits = readFileSync(file, 'utf8');
+      try {
+        // Pressure begins at the second number of pages, errors at the third.
+        writeFileSync(file, `0 0 ${limits.trim().split(/\s+/)[2] ?? ''}`);
+        const before = stack.passed()['memory'] ?? 0;
+        await c.pingPong(20, 30_000);
+        assert.ok((stack.passed()['memory'] ?? 0) > before, JSON.stringify(stack.passed()));
+      } finally {
+        writeFileSync(file, limits);
+      }
+      await c.pingPong(20, 1000);
+      await redirects(c, pair);
+    });
+  });
+
+  describe('6: peer identity', () => {
+    it('does not trust an address that holds another socket', async () => {
+      const { c, pair } = await promoted();
+      const other = await Connection.open(sandbox);
+      await other.pingPong(1, 10);
+      const stranger = stack.pairOn(other.port)!;
+      const table = openTable();
+      const real = table.records.getBig(pair.slot, table.field('socket[1]'));
+      table.records.set(pair.slot, table.field('socket[1]'), table.records.getBig(stranger.slot, table.field('socket[1]')));
+      await passes(pair, 'peer', () => c.client.do('sendall 2 100'));
+      // An address where nothing is: the fault is handled.
+      table.records.set(pair.slot, table.field('socket[1]'), 0xffff_8000_0000_1000n);
+      await passes(pair, 'peer', () => c.client.do('sendall 2 100'));
+      table.records.set(pair.slot, table.field('socket[1]'), real);
+      await c.server.do('recvall 2 200');
+      await redirects(c, pair);
+    });
+
+    it('does not touch a slot of another generation', async () => {
+      const { c, pair } = await promoted();
+      const table = openTable();
+      const control = table.field('control');
+      const word = table.records.get(pair.slot, control);
+      await stack.controller.stop();
+      table.records.set(pair.slot, control, word + 0x100);
+      await passes(pair, 'state', () => c.client.do('sendall 2 100'));
+      table.records.set(pair.slot, control, word);
+      await c.server.do('recvall 2 100');
+    });
+
+    function openTable(): { records: Records; field: (path: string) => ReturnType<Layout['field']> } {
+      const layout = new Layout(BpfObject.open(OBJECT_FILE));
+      const map = BpfMap.open(join(sandbox.pinDir, 'pairs'));
+      const records = new Records(map.mmap(), layout.size('pair'));
+      map.close();
+      return { records, field: (path) => layout.field('pair', path) };
+    }
+  });
+
+  describe('7: fail open', () => {
+    it('uses TCP when the peer has left the sockmap', async () => {
+      const { c, pair } = await promoted();
+      assert.ok(stack.datapath.evict(pair.slot, SERVER));
+      await passes(pair, 'lost', () => c.client.do('sendall 2 100'));
+      await c.server.do('recvall 2 100');
+    });
+  });
+});
+
+/** Bytes that the kernel holds for both sockets of a connection, queues and reserves (ss(8), skmem). */
+function socketMemory(port: number): number {
+  const listing = execFileSync('ss', ['-tmnH', `( sport = :${String(port)} or dport = :${String(port)} )`], { encoding: 'utf8' });
+  let bytes = 0;
+  for (const [, received, reserved, queued] of listing.matchAll(/skmem:\(r(\d+),.*?,f(\d+),w(\d+),/g)) {
+    bytes += Number(received) + Number(reserved) + Number(queued);
+  }
+  return bytes;
+}
