@@ -4,12 +4,15 @@
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
 import { readFileSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, createConnection, createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 
 import { BpfMap, BpfObject } from '../../addon/index.js';
 import { Layout, Records } from '../../controller/datapath/layout.js';
 import type { PairRecord } from '../../controller/datapath/pair-table.js';
+import { cgroupRoot } from '../../controller/probe/host.js';
 import { Connection, type ConnectionOptions } from './support/endpoint.js';
 import { needsRoot, OBJECT_FILE, Sandbox } from './support/sandbox.js';
 import { EAGER, eventually, Stack } from './support/stack.js';
@@ -365,6 +368,49 @@ describe('invariants', function () {
       await passes(pair, 'lost', () => c.client.do('sendall 2 100'));
       await c.server.do('recvall 2 100');
     });
+
+    it('uses TCP for a socket that has lost its storage', async () => {
+      stack = new Stack(sandbox);
+      const { near, far, fd } = await ownConnection();
+      const { slot } = await eventually('promotion', () => {
+        near.write('ping');
+        return stack.records('inserted')[0];
+      });
+      await eventually('redirection', () => {
+        near.write('ping');
+        return stack.datapath.pairs.redirectedMessages(slot, CLIENT) > 0;
+      });
+      const endpoints = BpfMap.open(join(sandbox.pinDir, 'endpoints'));
+      const key = Buffer.alloc(4);
+      key.writeInt32LE(fd);
+      assert.ok(endpoints.delete(key));
+      endpoints.close();
+      const before = stack.passed()['untracked'] ?? 0;
+      const answered = once(near, 'data');
+      near.write('ping');
+      await answered;
+      assert.ok((stack.passed()['untracked'] ?? 0) > before);
+      near.destroy();
+      far.close();
+    });
+
+    /** A connection of this process to itself, both ends in the sandbox; the server echoes. */
+    async function ownConnection(): Promise<{ near: Socket; far: Server; fd: number }> {
+      const home = /^0::(.*)$/m.exec(readFileSync('/proc/self/cgroup', 'utf8'))?.[1] ?? '/';
+      // A socket belongs to the cgroup that its maker was in.
+      writeFileSync(join(sandbox.cgroup, 'cgroup.procs'), String(process.pid));
+      try {
+        const far = createServer((socket) => socket.pipe(socket)).listen(0, '127.0.0.1');
+        await once(far, 'listening');
+        const near = createConnection((far.address() as AddressInfo).port, '127.0.0.1');
+        near.setNoDelay(true).on('data', () => undefined);
+        await once(near, 'connect');
+        const { fd } = (near as unknown as { _handle: { fd: number } })._handle;
+        return { near, far, fd };
+      } finally {
+        writeFileSync(join(cgroupRoot(), home, 'cgroup.procs'), String(process.pid));
+      }
+    }
   });
 });
 

@@ -1,0 +1,196 @@
+/**
+ * Ways to break the datapath, each undoing one invariant, or one part of it, in
+ * the BPF source. `scripts/mutants` builds each and expects the named tests to fail.
+ */
+export interface Mutant {
+  /** The invariant of docs/design.md that is taken out. */
+  invariant: number;
+  name: string;
+  file: string;
+  /** Must stand in the file exactly once. */
+  from: string;
+  to: string;
+  /** A second change, where two checks guard the same thing. */
+  also?: { from: string; to: string };
+  /** Passed to mocha's --grep: at least one of these tests must fail. */
+  tests: string;
+}
+
+const REDIRECT = 'redirect.bpf.c';
+
+export const MUTANTS: readonly Mutant[] = [
+  {
+    invariant: 1,
+    name: 'redirects before earlier TCP bytes are consumed',
+    file: REDIRECT,
+    from: 'if (peer->copied_seq != write_seq)',
+    to: 'if (0)',
+    tests: '1: order',
+  },
+  {
+    invariant: 1,
+    name: 'trusts neither order nor accounting',
+    file: REDIRECT,
+    from: `	if (peer->copied_seq != write_seq) {
+		*reason = PASS_ORDER;
+		return false;
+	}`,
+    to: '	direction->path = PATH_DIRECT;',
+    tests: '1: order',
+  },
+  {
+    invariant: 2,
+    name: 'has no fence after insertion',
+    file: REDIRECT,
+    from: 'if (direction->fence_sequence == write_seq)',
+    to: 'if (0)',
+    tests: '2: no parked reader',
+  },
+  {
+    invariant: 2,
+    name: 'ignores what the reader was seen to do',
+    file: REDIRECT,
+    from: 'if (READ_ONCE(reader->evidence) & pair->forbidden)',
+    to: 'if (0)',
+    tests: '2: no parked reader',
+  },
+  {
+    invariant: 2,
+    name: 'records no evidence',
+    file: 'observe.bpf.c',
+    from: '__sync_fetch_and_or(&reader->evidence, evidence);',
+    to: '',
+    tests: '2: no parked reader',
+  },
+  {
+    invariant: 2,
+    name: 'does not compare what was received with what was consumed at insertion',
+    file: 'promote.bpf.c',
+    from: 'if ((__s64)(consumed - received) > 0)',
+    to: 'if (0)',
+    tests: '2: no parked reader',
+  },
+  {
+    invariant: 2,
+    name: 'does not compare what was received with what was consumed at a switch',
+    file: REDIRECT,
+    from: 'if (waiting < 0 || (direction->path == PATH_TCP && waiting != 0))',
+    to: 'if (0)',
+    tests: '2: no parked reader',
+  },
+  {
+    invariant: 3,
+    name: 'has no backlog limit',
+    file: REDIRECT,
+    from: 'if (waiting + size > limit)',
+    to: 'if (0)',
+    tests: '3: bounded memory',
+  },
+  {
+    invariant: 4,
+    name: 'reports a pair as drained while data waits',
+    file: 'promote.bpf.c',
+    from: 'pair->drained[side] = received - (delivered - (next - copied));',
+    to: 'pair->drained[side] = pair->direction[side ^ 1].redirected_bytes;',
+    tests: '4: nothing is dropped',
+  },
+  {
+    invariant: 4,
+    name: 'goes on redirecting while a pair drains',
+    file: REDIRECT,
+    from: 'if (state_of(control) != STATE_INSERTED)',
+    to: 'if (state_of(control) < STATE_INSERTED)',
+    tests: '4: nothing is dropped',
+  },
+  {
+    invariant: 4,
+    name: 'forgets that a FIN was counted as a byte',
+    file: 'promote.bpf.c',
+    from: 'delivered--;',
+    to: '',
+    tests: '4: nothing is dropped',
+  },
+  {
+    invariant: 5,
+    name: 'redirects after own shutdown',
+    file: REDIRECT,
+    from: 'if (sk->sk_shutdown & SEND_SHUTDOWN)',
+    to: 'if (0)',
+    tests: '5: socket state',
+  },
+  {
+    invariant: 5,
+    name: 'redirects to a peer that shut down reading',
+    file: REDIRECT,
+    from: 'if (peer->shutdown & RCV_SHUTDOWN)',
+    to: 'if (0)',
+    tests: '5: socket state',
+  },
+  {
+    invariant: 5,
+    name: 'redirects outside ESTABLISHED',
+    file: REDIRECT,
+    from: 'else if (sk->__sk_common.skc_state != BPF_TCP_ESTABLISHED)',
+    to: 'else if (0)',
+    also: { from: 'else if (peer->state != BPF_TCP_ESTABLISHED)', to: 'else if (0)' },
+    tests: '5: socket state',
+  },
+  {
+    invariant: 5,
+    name: 'redirects from a zerocopy sender',
+    file: REDIRECT,
+    from: 'else if (sk->__sk_common.skc_flags & 1ul << bpf_core_enum_value(enum sock_flags, SOCK_ZEROCOPY))',
+    to: 'else if (0)',
+    tests: '5: socket state',
+  },
+  {
+    invariant: 5,
+    name: 'redirects to a reader with a low-water mark',
+    file: REDIRECT,
+    from: 'else if (peer->low_water_mark > 1)',
+    to: 'else if (0)',
+    tests: '5: socket state',
+  },
+  {
+    invariant: 5,
+    name: 'redirects under memory pressure',
+    file: REDIRECT,
+    from: 'else if (pressure)',
+    to: 'else if (0)',
+    tests: '5: socket state',
+  },
+  {
+    invariant: 6,
+    name: 'does not compare the cookie of the peer',
+    file: REDIRECT,
+    from: 'return (__u64)READ_ONCE(sk->__sk_common.skc_cookie.counter) == cookie;',
+    to: 'return cookie != 0;',
+    tests: '6: peer identity',
+  },
+  {
+    invariant: 6,
+    name: 'does not compare generations',
+    file: 'pair.h',
+    from: 'return generation_of(*control) == endpoint->generation ? pair : NULL;',
+    to: 'return pair;',
+    tests: '6: peer identity',
+  },
+  {
+    invariant: 7,
+    name: 'drops when the redirect fails',
+    file: REDIRECT,
+    from: 'return pass(direction, PASS_LOST);',
+    to: 'return SK_DROP;',
+    tests: '7: fail open',
+  },
+  {
+    invariant: 7,
+    name: 'drops when its storage is missing',
+    file: REDIRECT,
+    from: `		COUNT(passed[PASS_UNTRACKED]);
+		return SK_PASS;`,
+    to: `		COUNT(passed[PASS_UNTRACKED]);
+		return SK_DROP;`,
+    tests: '7: fail open',
+  },
+];

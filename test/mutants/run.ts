@@ -1,0 +1,79 @@
+/**
+ * Proves that the tests can see: builds the datapath with one invariant taken out
+ * at a time and expects the tests of that invariant to fail. Arguments: parts of
+ * mutant names. Prints `N passed, N failed`, where passed means caught.
+ */
+import { spawnSync } from 'node:child_process';
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+import { MUTANTS, type Mutant } from './mutants.js';
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
+const clang = process.env['CLANG'] ?? 'clang-19';
+
+function build(mutant: Mutant | undefined, dir: string): string {
+  cpSync(join(root, 'bpf'), dir, { recursive: true });
+  if (mutant !== undefined) {
+    const file = join(dir, mutant.file);
+    let text = readFileSync(file, 'utf8');
+    for (const { from, to } of [mutant, ...(mutant.also === undefined ? [] : [mutant.also])]) {
+      const parts = text.split(from);
+      if (parts.length !== 2) throw new Error(`${mutant.name}: "${from}" stands ${String(parts.length - 1)} times`);
+      text = parts.join(to);
+    }
+    writeFileSync(file, text);
+  }
+  const object = join(dir, 'mutant.bpf.o');
+  const machine = process.arch === 'arm64' ? 'aarch64' : 'x86_64';
+  const flags = ['-target', 'bpf', '-mcpu=v3', '-O2', '-g', '-I', dir, '-I', `/usr/include/${machine}-linux-gnu`];
+  const result = spawnSync(clang, [...flags, '-c', join(dir, 'slipstream.bpf.c'), '-o', object], { encoding: 'utf8' });
+  if (result.status !== 0) throw new Error(`${mutant?.name ?? 'unchanged'}: ${result.stderr}`);
+  return object;
+}
+
+/** Runs the tests of an invariant against an object; true if they pass. */
+function passes(object: string, tests: string): { passed: boolean; output: string } {
+  const result = spawnSync(
+    process.execPath,
+    [join(root, 'node_modules', 'mocha', 'bin', 'mocha.js'), '--exit', '--reporter', 'dot', '--fgrep', tests, 'test/kernel/invariants.test.ts'],
+    { cwd: root, encoding: 'utf8', env: { ...process.env, SLIPSTREAM_OBJECT: object }, timeout: 300_000 },
+  );
+  return { passed: result.status === 0, output: result.stdout + result.stderr };
+}
+
+/** The name of the first test that failed. */
+function firstFailure(output: string): string {
+  const lines = output.split('\n');
+  const start = lines.findIndex((line) => /^ {2}1\) /.test(line));
+  return lines
+    .slice(start + 1, start + 4)
+    .map((line) => line.trim())
+    .filter((line) => line !== '')
+    .slice(0, 2)
+    .join(' ')
+    .replace(/:$/, '');
+}
+
+const wanted = process.argv.slice(2);
+const chosen = MUTANTS.filter(({ name }) => wanted.length === 0 || wanted.some((part) => name.includes(part)));
+const work = mkdtempSync(join(tmpdir(), 'slipstream-mutants-'));
+let caught = 0;
+try {
+  const sound = build(undefined, join(work, 'unchanged'));
+  for (const tests of new Set(chosen.map((mutant) => mutant.tests))) {
+    const { passed, output } = passes(sound, tests);
+    if (!passed) throw new Error(`"${tests}" fails without a mutation: ${output}`);
+  }
+  for (const [index, mutant] of chosen.entries()) {
+    const { passed, output } = passes(build(mutant, join(work, String(index))), mutant.tests);
+    if (!passed) caught++;
+    console.log(`${passed ? 'SURVIVED' : 'caught  '} ${String(mutant.invariant)} ${mutant.name}${passed ? '' : ` — ${firstFailure(output)}`}`);
+  }
+} finally {
+  rmSync(work, { recursive: true });
+}
+console.log(`${String(caught)} passed, ${String(chosen.length - caught)} failed, 0 skipped`);
+process.exitCode = caught === chosen.length ? 0 : 1;
