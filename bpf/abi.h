@@ -142,8 +142,7 @@ enum insert_result {
 
 enum event_type {
 	EVENT_CANDIDATE = 1, /* a pair reached CANDIDATE */
-	EVENT_STREAM = 2,    /* a direction of an INSERTED pair streams */
-	EVENT_READER = 3,    /* new evidence or another process at an INSERTED pair */
+	EVENT_READER = 2,    /* new evidence or another process at an INSERTED pair */
 };
 
 struct event {
@@ -176,7 +175,6 @@ struct direction {
 	__u8 path;               /* enum direction_path */
 	__u8 fenced;             /* fence_sequence is valid */
 	__u8 last_pass;          /* enum pass_reason */
-	__u8 stream_reported;
 } __attribute__((aligned(CACHE_LINE)));
 
 /* Written by the receiving side after each receive. One cache line. */

@@ -60,7 +60,6 @@ static __always_inline bool is_stream(struct direction *direction, const struct 
 		direction->own_receives = receives;
 		direction->run_messages = 0;
 		direction->run_bytes = 0;
-		direction->stream_reported = 0;
 	}
 	direction->run_messages++;
 	direction->run_bytes += size;
@@ -186,13 +185,8 @@ int redirect(struct sk_msg_md *msg)
 
 	if (state_of(control) != STATE_INSERTED)
 		return pass(direction, PASS_STATE);
-	if (is_stream(direction, &pair->reader[own], size, settings)) {
-		if (!direction->stream_reported) {
-			direction->stream_reported = 1;
-			emit(EVENT_STREAM, endpoint->slot, control, own);
-		}
+	if (is_stream(direction, &pair->reader[own], size, settings))
 		return pass(direction, PASS_STREAM);
-	}
 	if (READ_ONCE(pair->hold[own]))
 		return pass(direction, PASS_HELD);
 	reader = &pair->reader[other];

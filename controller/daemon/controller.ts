@@ -185,9 +185,10 @@ export class Controller {
     settings.paused = true;
     clearTimeout(this.#promoteTimer);
     this.#promoteTimer = undefined;
-    for (const [slot, control] of pairs.slots('candidate', 'approved', 'inserted')) {
+    for (const [slot, control] of pairs.slots('candidate', 'approved', 'inserted', 'draining')) {
       if (control.state === 'inserted') this.demote(slot, control, 'requested', NEVER);
-      else this.#abandon(slot, control);
+      else if (control.state !== 'draining') this.#abandon(slot, control);
+      else if (!this.#draining.has(slot)) this.#drain(slot, control, NEVER);
     }
     this.#approved.clear();
     for (;;) {
@@ -226,7 +227,6 @@ export class Controller {
     } else if (type === this.#eventTypes['EVENT_READER'] && control.state === 'inserted') {
       this.#reconsider(slot, control);
     }
-    // EVENT_STREAM only says that a sweep will find something: nothing to do now.
   }
 
   #judge(record: PairRecord): Verdict {

@@ -11,7 +11,7 @@ import { compilePolicy } from '../policy/evaluate.js';
 import { defaultPolicy } from '../policy/schema.js';
 import { cgroupRoot, requireRoot } from '../probe/host.js';
 import { Controller } from './controller.js';
-import { keptError } from './up.js';
+import { countPairs, keptError } from './up.js';
 
 export interface DownOptions {
   pinDir: string;
@@ -64,8 +64,8 @@ export async function down(options: DownOptions, environment: DownEnvironment): 
     datapath.remove();
     say(
       kept.length > 0
-        ? `detached; ${String(kept.length)} pairs were cut off with redirected data unread`
-        : `drained ${String(before)} promoted pairs and detached, nothing is left loaded`,
+        ? `detached, nothing is left loaded; cut off ${countPairs(kept.length)} with redirected data unread`
+        : `drained ${countPairs(before, 'promoted ')} and detached, nothing is left loaded`,
     );
   } finally {
     lock.release();

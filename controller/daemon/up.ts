@@ -149,17 +149,22 @@ async function serve(options: UpOptions, context: Context): Promise<void> {
     say('taken down by another process');
   } else {
     say(
-      `stopped; the datapath stays attached to ${context.cgroupDir} with ${String(controller.inserted)} promoted ` +
-        `pairs: "slipstream-bpf down --pin-dir ${options.pinDir}" removes it, "up" takes it over`,
+      `stopped; the datapath stays attached to ${context.cgroupDir} with ` +
+        `${countPairs(controller.inserted, 'promoted ')}: "slipstream-bpf down --pin-dir ${options.pinDir}" removes it, "up" takes it over`,
     );
   }
   datapath.close();
 }
 
+/** `1 pair`, `2 promoted pairs`. */
+export function countPairs(count: number, kind = ''): string {
+  return `${String(count)} ${kind}${count === 1 ? 'pair' : 'pairs'}`;
+}
+
 /** Pairs whose readers did not empty their queues in time. */
 export function keptError(count: number, pinDir: string, seconds: number): UserError {
   return new UserError(
-    `${String(count)} pairs still hold redirected data after ${String(seconds)} s: the datapath stays, taking no new ` +
+    `${countPairs(count)} with unread redirected data after ${String(seconds)} s: the datapath stays, taking no new ` +
       `pairs; run "slipstream-bpf down --pin-dir ${pinDir}" again, or with --force to cut them off`,
   );
 }

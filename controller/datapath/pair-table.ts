@@ -134,7 +134,6 @@ export class PairTable {
       path: two('direction[%].path'),
       lastPass: two('direction[%].last_pass'),
       switches: two('direction[%].switches'),
-      streamReported: two('direction[%].stream_reported'),
       receivedBytes: two('reader[%].received_bytes'),
       receives: two('reader[%].receives'),
       thread: two('reader[%].thread'),
@@ -241,7 +240,6 @@ export class PairTable {
     r.set(slot, f.reason, 0);
     for (const side of SIDES) {
       r.set(slot, f.fenced[side], 0);
-      r.set(slot, f.streamReported[side], 0);
       r.set(slot, f.insert[side], 0);
     }
   }

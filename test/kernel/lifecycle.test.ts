@@ -1,0 +1,206 @@
+/** Controllers come and go while connections run: nothing of that is noticed, nothing is left. */
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+
+import { attachedPrograms } from '../../addon/index.js';
+import { Daemon, run } from './support/daemon.js';
+import { Connection } from './support/endpoint.js';
+import { type Child, needsRoot, program, Sandbox } from './support/sandbox.js';
+
+interface Progress {
+  bytes: number;
+}
+
+interface Done extends Progress {
+  mismatches: number;
+  eofs: number;
+  opened: number;
+}
+
+describe('life cycle', function () {
+  this.timeout(120_000);
+  let sandbox: Sandbox;
+
+  before(function () {
+    needsRoot(this);
+  });
+
+  beforeEach(() => {
+    sandbox = new Sandbox('lifecycle');
+  });
+
+  afterEach(() => sandbox.dispose());
+
+  /** Traffic that goes on until it is told to stop. */
+  function startTraffic(): Child {
+    return sandbox.spawn(program('traffic'), ['--connections', '20', '--seconds', '60', '--max-message', '64K', '--pingpong-share', '95']);
+  }
+
+  /** Waits until this many more bytes were verified. */
+  async function moved(traffic: Child, bytes: number): Promise<void> {
+    const latest = (): number => {
+      const line = traffic.lines.findLast((text) => text.includes('"progress"'));
+      return line === undefined ? 0 : (JSON.parse(line) as Progress).bytes;
+    };
+    const goal = latest() + bytes;
+    await traffic.until(() => latest() >= goal || undefined);
+  }
+
+  async function finish(traffic: Child): Promise<void> {
+    traffic.signal('SIGTERM');
+    const end = await traffic.event<Done>('interrupted');
+    assert.equal(end.mismatches, 0);
+    assert.equal(await traffic.exited(), 0, traffic.lines.slice(-3).join('\n'));
+  }
+
+  /** Resolves when the daemon has redirected this many messages. */
+  async function redirectedMore(daemon: Daemon, messages: number): Promise<number> {
+    const now = (): Promise<number> => daemon.metric('slipstream_redirected_messages_total');
+    const goal = (await now()) + messages;
+    for (;;) {
+      const count = await now();
+      if (count >= goal) return count;
+    }
+  }
+
+  const nothingLeft = (): void => {
+    assert.deepEqual(attachedPrograms(sandbox.cgroup, 'sock_ops'), []);
+    assert.ok(!existsSync(sandbox.pinDir), 'pins are left');
+  };
+
+  /** Ids of all our programs on this host: other instances may be there before a test. */
+  const programs = (): string =>
+    execFileSync('bpftool', ['prog', 'show'], { encoding: 'utf8' })
+      .split('\n')
+      .filter((line) => /name (identify|observe|promote|redirect) /.test(line))
+      .map((line) => line.split(':')[0])
+      .join(' ');
+
+  it('kill -9 in mid-transfer: no connection notices, a new up adopts and counts on', async () => {
+    const first = await Daemon.start(sandbox);
+    const traffic = startTraffic();
+    const before = await redirectedMore(first, 2000);
+    await first.stop('SIGKILL');
+    await moved(traffic, 10 * 2 ** 20);
+    const status = await run(sandbox, ['status', '--pin-dir', sandbox.pinDir, '--json']);
+    const { datapath } = JSON.parse(status.stdout) as {
+      datapath: { controllerRunning: boolean; redirectedMessages: number; pairs: { inserted: number } };
+    };
+    assert.equal(datapath.controllerRunning, false);
+    assert.ok(datapath.pairs.inserted > 0 && datapath.redirectedMessages > before, 'redirection stopped with the controller');
+
+    const second = await Daemon.start(sandbox);
+    assert.match(second.child.lines.join('\n'), /adopted the datapath/);
+    const adopted = await second.metric('slipstream_redirected_messages_total');
+    assert.ok(adopted >= datapath.redirectedMessages, 'the counter went back');
+    await redirectedMore(second, 1000);
+    await finish(traffic);
+    assert.equal(await second.stop(), 0);
+    const gone = await run(sandbox, ['down', '--pin-dir', sandbox.pinDir]);
+    assert.equal(gone.code, 0, gone.stderr);
+    nothingLeft();
+  });
+
+  it('down in mid-transfer drains, with and without a controller, and leaves nothing', async () => {
+    const before = programs();
+    for (const controller of ['running', 'killed']) {
+      const daemon = await Daemon.start(sandbox);
+      const traffic = startTraffic();
+      await redirectedMore(daemon, 2000);
+      if (controller === 'killed') await daemon.stop('SIGKILL');
+      const result = await run(sandbox, ['down', '--pin-dir', sandbox.pinDir]);
+      assert.equal(result.code, 0, result.stderr);
+      assert.match(result.stdout, /^drained \d+ promoted pairs? and detached/);
+      if (controller === 'running') assert.equal(await daemon.child.exited(), 0);
+      nothingLeft();
+      await moved(traffic, 10 * 2 ** 20);
+      await finish(traffic);
+    }
+    assert.equal(programs(), before, 'programs are still loaded');
+  });
+
+  it('down waits for a reader, gives up in time, and can be run again', async () => {
+    const daemon = await Daemon.start(sandbox);
+    const c = await Connection.open(sandbox);
+    for (let round = 0; (await daemon.metric('slipstream_redirected_messages_total')) < 10; round++) {
+      assert.ok(round < 200, 'never redirected');
+      await c.pingPong(40, 64);
+    }
+    await c.client.do('sendall 2 3000');
+    const result = await run(sandbox, ['down', '--pin-dir', sandbox.pinDir, '--timeout', '0.5']);
+    assert.equal(result.code, 1);
+    assert.match(result.stderr, /^slipstream-bpf: 1 pair with unread redirected data/);
+    assert.equal(result.stderr.trim().split('\n').length, 1);
+    // Kept: the reader gets every byte, and the connection goes on over TCP.
+    await c.server.do('recvall 2 3000');
+    await c.pingPong(10, 100);
+    const again = await run(sandbox, ['down', '--pin-dir', sandbox.pinDir]);
+    assert.equal(again.code, 0, again.stderr);
+    await c.pingPong(10, 100);
+    nothingLeft();
+  });
+
+  it('down --force removes what a reader leaves unread', async () => {
+    const daemon = await Daemon.start(sandbox);
+    const c = await Connection.open(sandbox);
+    for (let round = 0; (await daemon.metric('slipstream_redirected_messages_total')) < 10; round++) {
+      assert.ok(round < 200, 'never redirected');
+      await c.pingPong(40, 64);
+    }
+    await c.client.do('sendall 2 3000');
+    const result = await run(sandbox, ['down', '--pin-dir', sandbox.pinDir, '--timeout', '0', '--force']);
+    assert.equal(result.code, 0, result.stderr);
+    assert.match(result.stdout, /cut off 1 pair/);
+    nothingLeft();
+  });
+
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    it(`${signal} ends within 2 seconds and says what stays and how to remove it`, async () => {
+      const daemon = await Daemon.start(sandbox);
+      const traffic = startTraffic();
+      await redirectedMore(daemon, 1000);
+      const start = performance.now();
+      assert.equal(await daemon.stop(signal), 0, daemon.child.stderr);
+      assert.ok(performance.now() - start < 2000, 'took longer than 2 s');
+      const last = daemon.child.lines.at(-1) ?? '';
+      assert.match(last, /the datapath stays attached/);
+      assert.ok(last.includes(`slipstream-bpf down --pin-dir ${sandbox.pinDir}`), last);
+      assert.equal(attachedPrograms(sandbox.cgroup, 'sock_ops').length, 1);
+      await finish(traffic);
+    });
+  }
+
+  it('--detach-on-exit leaves nothing', async () => {
+    const daemon = await Daemon.start(sandbox, ['--detach-on-exit']);
+    const traffic = startTraffic();
+    await redirectedMore(daemon, 1000);
+    assert.equal(await daemon.stop(), 0, daemon.child.stderr);
+    nothingLeft();
+    await moved(traffic, 2 ** 20);
+    await finish(traffic);
+  });
+
+  it('is killed in every phase of its start, and the next start works', async () => {
+    for (const delay of [50, 150, 250, 300, 350, 400, 450]) {
+      const child = sandbox.spawn(
+        process.execPath,
+        [`${process.cwd()}/bin/slipstream-bpf`, 'up', '--cgroup', sandbox.cgroup, '--pin-dir', sandbox.pinDir, '--metrics', '127.0.0.1:0'],
+        { cgroup: null },
+      );
+      // The point in time is what varies here, not something to wait for.
+      await new Promise((resolve) => setTimeout(resolve, delay));
+      child.signal('SIGKILL');
+      await child.exited();
+    }
+    const daemon = await Daemon.start(sandbox);
+    const c = await Connection.open(sandbox);
+    for (let round = 0; (await daemon.metric('slipstream_redirected_messages_total')) < 10; round++) {
+      assert.ok(round < 200, 'never redirected');
+      await c.pingPong(40, 64);
+    }
+    assert.equal(await daemon.stop(), 0);
+    assert.equal((await run(sandbox, ['down', '--pin-dir', sandbox.pinDir])).code, 0);
+    nothingLeft();
+  });
+});
