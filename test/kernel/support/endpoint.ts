@@ -13,7 +13,7 @@ export interface Answer {
   error?: string;
   port?: number;
   bytes?: number;
-  revents?: string;
+  revents?: string[];
   mismatch?: unknown;
   [key: string]: unknown;
 }
