@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+// Cgroup v2 directories and the 64-bit ids that the kernel and BPF programs use for them.
+#include "cgroup.h"
+
+#include <bpf/bpf.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#include <array>
+#include <cerrno>
+#include <cstddef>
+#include <cstring>
+#include <string>
+
+#include "arguments.h"
+#include "file_descriptor.h"
+#include "native_error.h"
+
+namespace {
+
+constexpr int kKernfsHandleType = 0xfe;  // FILEID_KERNFS of include/linux/exportfs.h
+constexpr uint32_t kMostPrograms = 64;   // BPF_CGROUP_MAX_PROGS of include/linux/bpf-cgroup.h
+
+// A struct file_handle whose bytes are a kernfs node id (fs/kernfs/mount.c).
+class KernfsHandle {
+ public:
+  explicit KernfsHandle(uint64_t id = 0) {
+    Get()->handle_bytes = sizeof id;
+    Get()->handle_type = kKernfsHandleType;
+    std::memcpy(Get()->f_handle, &id, sizeof id);
+  }
+  file_handle* Get() { return reinterpret_cast<file_handle*>(bytes_.data()); }
+  uint64_t Id() {
+    uint64_t id = 0;
+    std::memcpy(&id, Get()->f_handle, sizeof id);
+    return id;
+  }
+
+ private:
+  alignas(file_handle) std::array<std::byte, sizeof(file_handle) + sizeof(uint64_t)> bytes_{};
+};
+
+[[noreturn]] void Fail(Napi::Env env, const char* operation, const std::string& path, int error) {
+  throw NativeError(env, {.error = error, .operation = operation, .object = path});
+}
+
+FileDescriptor OpenCgroup(Napi::Env env, const std::string& path) {
+  FileDescriptor directory = FileDescriptor::OpenDirectory(path);
+  if (!directory) Fail(env, "open", path, errno);
+  struct statfs filesystem{};
+  if (fstatfs(directory.Get(), &filesystem) != 0) Fail(env, "fstatfs", path, errno);
+  if (filesystem.f_type != CGROUP2_SUPER_MAGIC) {
+    throw NativeError(env, {.error = EINVAL,
+                            .operation = "open",
+                            .object = path,
+                            .reason = "not a directory of the cgroup v2 file system"});
+  }
+  return directory;
+}
+
+}  // namespace
+
+Napi::Value CgroupId(const Napi::CallbackInfo& info) {
+  const std::string path = StringArgument(info, 0, "dir");
+  const FileDescriptor directory = OpenCgroup(info.Env(), path);
+  KernfsHandle handle;
+  int mount_id = 0;
+  if (name_to_handle_at(directory.Get(), "", handle.Get(), &mount_id, AT_EMPTY_PATH) == 0) {
+    return Napi::BigInt::New(info.Env(), handle.Id());
+  }
+  // Without file handles (gVisor, old seccomp profiles): on 64-bit systems the inode number is
+  // the same id (fs/kernfs/kernfs-internal.h:kernfs_ino).
+  struct stat status{};
+  if (fstat(directory.Get(), &status) != 0) Fail(info.Env(), "fstat", path, errno);
+  return Napi::BigInt::New(info.Env(), static_cast<uint64_t>(status.st_ino));
+}
+
+Napi::Value CgroupPath(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  bool lossless = false;
+  if (!info[0].IsBigInt()) throw Napi::TypeError::New(env, "id must be a bigint");
+  KernfsHandle handle(info[0].As<Napi::BigInt>().Uint64Value(&lossless));
+  if (!lossless) throw Napi::RangeError::New(env, "id must be from 0 to 2^64-1");
+  const std::string mount_path = StringArgument(info, 1, "mountDir");
+  const FileDescriptor mount = OpenCgroup(env, mount_path);
+  const FileDescriptor cgroup(
+      open_by_handle_at(mount.Get(), handle.Get(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!cgroup) {
+    if (errno == ESTALE || errno == ENOENT) return env.Undefined();
+    Fail(env, "open_by_handle_at", mount_path, errno);
+  }
+  std::string root = mount.Target();
+  if (root == "/") root.clear();
+  const std::string path = cgroup.Target();
+  if (path == root) return Napi::String::New(env, "/");
+  if (path.compare(0, root.size() + 1, root + "/") != 0) return env.Undefined();
+  // Removed meanwhile: the kernel then appends " (deleted)" to the path.
+  struct stat status{};
+  if (stat(path.c_str(), &status) != 0 || status.st_ino != handle.Id()) return env.Undefined();
+  return Napi::String::New(env, path.substr(root.size()));
+}
+
+Napi::Value AttachedPrograms(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const std::string path = StringArgument(info, 0, "cgroupDir");
+  if (StringArgument(info, 1, "type") != "sock_ops") {
+    throw Napi::TypeError::New(env, "type must be 'sock_ops'");
+  }
+  const FileDescriptor cgroup = OpenCgroup(env, path);
+  std::array<uint32_t, kMostPrograms> ids{};
+  uint32_t count = kMostPrograms;
+  uint32_t attach_flags = 0;
+  if (bpf_prog_query(cgroup.Get(), BPF_CGROUP_SOCK_OPS, 0, &attach_flags, ids.data(), &count) !=
+      0) {
+    Fail(env, "bpf_prog_query", path, errno);
+  }
+  Napi::Array programs = Napi::Array::New(env);
+  for (uint32_t i = 0; i < count; ++i) {
+    const FileDescriptor program(bpf_prog_get_fd_by_id(ids.at(i)));
+    bpf_prog_info details{};
+    uint32_t length = sizeof details;
+    if (!program || bpf_obj_get_info_by_fd(program.Get(), &details, &length) != 0) {
+      if (errno == ENOENT) continue;  // detached between the two calls
+      Fail(env, "bpf_prog_get_fd_by_id", path, errno);
+    }
+    Napi::Object entry = Napi::Object::New(env);
+    entry["id"] = Napi::Number::New(env, details.id);
+    entry["name"] = Napi::String::New(env, details.name);
+    programs[programs.Length()] = entry;
+  }
+  return programs;
+}

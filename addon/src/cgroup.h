@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+// Cgroup v2 directories and the 64-bit ids that the kernel and BPF programs use for them.
+#pragma once
+
+#include <napi.h>
+
+Napi::Value CgroupId(const Napi::CallbackInfo& info);
+Napi::Value CgroupPath(const Napi::CallbackInfo& info);
+Napi::Value AttachedPrograms(const Napi::CallbackInfo& info);

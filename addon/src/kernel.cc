@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+// What the running kernel and libbpf offer.
+#include "kernel.h"
+
+#include <bpf/bpf.h>
+#include <bpf/btf.h>
+#include <bpf/libbpf.h>
+
+#include <cerrno>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "arguments.h"
+#include "libbpf_log.h"
+#include "native_error.h"
+
+namespace {
+
+constexpr const char* kKernelBtf = "/sys/kernel/btf/vmlinux";
+
+uint32_t BtfKind(const Napi::CallbackInfo& info, size_t index) {
+  const std::string kind = StringArgument(info, index, "kind");
+  if (kind == "struct") return BTF_KIND_STRUCT;
+  if (kind == "func") return BTF_KIND_FUNC;
+  if (kind == "typedef") return BTF_KIND_TYPEDEF;
+  throw Napi::TypeError::New(info.Env(), "kind must be 'struct', 'func' or 'typedef'");
+}
+
+// The type number for libbpf's name of it; unnamed numbers end the search.
+template <typename Type>
+Type TypeNamed(const Napi::CallbackInfo& info, const char* (*name_of)(Type)) {
+  const std::string name = StringArgument(info, 0, "name");
+  for (int number = 1;; ++number) {
+    const char* candidate = name_of(static_cast<Type>(number));
+    if (candidate == nullptr) break;
+    if (name == candidate) return static_cast<Type>(number);
+  }
+  throw Napi::RangeError::New(info.Env(), "libbpf " + std::string(libbpf_version_string()) +
+                                              " knows no type \"" + name + "\"");
+}
+
+Napi::Value ProbeResult(const Napi::CallbackInfo& info, const char* operation, int result) {
+  if (result < 0) {
+    throw NativeError(
+        info.Env(),
+        {.error = result, .operation = operation, .object = StringArgument(info, 0, "name")});
+  }
+  return Napi::Boolean::New(info.Env(), result == 1);
+}
+
+}  // namespace
+
+Napi::Value KernelBtfHas(const Napi::CallbackInfo& info) {
+  // The kernel's types do not change while it runs, and every thread may share them.
+  static std::mutex mutex;
+  static std::unique_ptr<btf, decltype(&btf__free)> types(nullptr, btf__free);
+
+  const uint32_t kind = BtfKind(info, 0);
+  const std::string name = StringArgument(info, 1, "name");
+  const std::lock_guard<std::mutex> guard(mutex);
+  if (types == nullptr) {
+    const LibbpfLog log;
+    types.reset(btf__parse(kKernelBtf, nullptr));
+    if (types == nullptr) {
+      throw NativeError(info.Env(),
+                        {.error = errno, .operation = "btf__parse", .object = kKernelBtf});
+    }
+  }
+  const int id = btf__find_by_name_kind(types.get(), name.c_str(), kind);
+  return Napi::Boolean::New(info.Env(), id > 0);
+}
+
+Napi::Value ProbeProgramType(const Napi::CallbackInfo& info) {
+  const auto type = TypeNamed<bpf_prog_type>(info, libbpf_bpf_prog_type_str);
+  const LibbpfLog log;
+  return ProbeResult(info, "libbpf_probe_bpf_prog_type", libbpf_probe_bpf_prog_type(type, nullptr));
+}
+
+Napi::Value ProbeMapType(const Napi::CallbackInfo& info) {
+  const auto type = TypeNamed<bpf_map_type>(info, libbpf_bpf_map_type_str);
+  const LibbpfLog log;
+  return ProbeResult(info, "libbpf_probe_bpf_map_type", libbpf_probe_bpf_map_type(type, nullptr));
+}
+
+Napi::Value PossibleCpus(const Napi::CallbackInfo& info) {
+  const int count = libbpf_num_possible_cpus();
+  if (count < 0) {
+    throw NativeError(info.Env(), {.error = count,
+                                   .operation = "libbpf_num_possible_cpus",
+                                   .object = "/sys/devices/system/cpu/possible"});
+  }
+  return Napi::Number::New(info.Env(), count);
+}
+
+Napi::Value LibbpfVersion(const Napi::CallbackInfo& info) {
+  return Napi::String::New(info.Env(), std::to_string(libbpf_major_version()) + "." +
+                                           std::to_string(libbpf_minor_version()));
+}
