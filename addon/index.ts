@@ -250,6 +250,7 @@ interface Binding {
   kernelBtfHas: (kind: 'struct' | 'func' | 'typedef', name: string) => boolean;
   probeProgramType: (name: string) => boolean;
   probeMapType: (name: string) => boolean;
+  objectExists: (kind: 'program' | 'map' | 'link', id: number) => boolean;
   possibleCpus: () => number;
   libbpfVersion: () => string;
 }
@@ -315,6 +316,8 @@ export const probeProgramType = native.probeProgramType;
  * @throws RangeError for a name that libbpf does not know.
  */
 export const probeMapType = native.probeMapType;
+/** Whether the kernel still has the program, map or link with this id. @throws NativeError (EPERM without root) */
+export const objectExists = native.objectExists;
 
 /** How many values a per-CPU map's element has. */
 export const possibleCpus = native.possibleCpus;

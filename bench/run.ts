@@ -43,17 +43,36 @@ export interface Row {
 }
 
 export interface Report {
-  meta: { version: string; date: string; kernel: string; cpu: string; cpus: number; node: string; secondsPerRun: number };
+  meta: {
+    version: string;
+    date: string;
+    kernel: string;
+    cpu: string;
+    cpus: number;
+    node: string;
+    secondsPerRun: number;
+  };
   rows: Row[];
 }
 
-async function measure(workload: Workload, sandbox: Sandbox, plain: string, daemon: Daemon, runs: number, seconds: number): Promise<Row> {
+async function measure(
+  workload: Workload,
+  sandbox: Sandbox,
+  plain: string,
+  daemon: Daemon,
+  runs: number,
+  seconds: number,
+): Promise<Row> {
   const samples = { tcp: [] as number[], slipstream: [] as number[], unix: [] as number[], cpu: [] as number[] };
   const before = await daemon.metric('slipstream_redirected_messages_total');
   for (let run = 0; run < runs; run++) {
     const tcp = await workload.run(sandbox, { kind: 'tcp', cgroup: plain }, seconds);
     const fast = await workload.run(sandbox, { kind: 'tcp', cgroup: sandbox.cgroup }, seconds);
-    const unix = await workload.run(sandbox, { kind: 'unix', path: join(sandbox.dir, `bench-${String(run)}`) }, seconds);
+    const unix = await workload.run(
+      sandbox,
+      { kind: 'unix', path: join(sandbox.dir, `bench-${String(run)}`) },
+      seconds,
+    );
     samples.tcp.push(tcp.rate);
     samples.slipstream.push(fast.rate);
     samples.unix.push(unix.rate);
@@ -61,7 +80,9 @@ async function measure(workload: Workload, sandbox: Sandbox, plain: string, daem
   }
   const redirected = (await daemon.metric('slipstream_redirected_messages_total')) - before;
   if (workload.redirects !== redirected > 100) {
-    throw new Error(`${workload.name}: ${String(redirected)} messages were redirected, which is not what this row measures`);
+    throw new Error(
+      `${workload.name}: ${String(redirected)} messages were redirected, which is not what this row measures`,
+    );
   }
   const ratios = samples.slipstream.map((rate, run) => rate / (samples.tcp[run] ?? NaN));
   const [ratioLow, ratioHigh] = medianInterval(ratios);
@@ -88,7 +109,11 @@ async function measure(workload: Workload, sandbox: Sandbox, plain: string, daem
 const options = await yargs(hideBin(process.argv))
   .scriptName('npm run bench --')
   .option('quick', { type: 'boolean', default: false, describe: 'Fewer and shorter runs, under 3 minutes' })
-  .option('only', { type: 'string', requiresArg: true, describe: 'Workloads by the beginning of their names, separated by commas' })
+  .option('only', {
+    type: 'string',
+    requiresArg: true,
+    describe: 'Workloads by the beginning of their names, separated by commas',
+  })
   .option('json', { type: 'string', requiresArg: true, describe: 'Write the results to this file' })
   .option('report', { type: 'boolean', default: false, describe: 'Write docs/benchmarks.md and its chart' })
   .strict()
@@ -97,7 +122,11 @@ const options = await yargs(hideBin(process.argv))
 const only = options.only?.split(',');
 const chosen = WORKLOADS.filter(({ name }) => only?.some((part) => name.startsWith(part)) ?? true);
 if (process.geteuid?.() !== 0 || chosen.length === 0) {
-  console.error(chosen.length === 0 ? '--only names no workload' : 'the benchmark needs root to attach the datapath: run it with sudo');
+  console.error(
+    chosen.length === 0
+      ? '--only names no workload'
+      : 'the benchmark needs root to attach the datapath: run it with sudo',
+  );
   process.exit(chosen.length === 0 ? 2 : 1);
 }
 const [runs, seconds] = options.quick ? [3, 0.7] : [9, 2];
@@ -115,7 +144,9 @@ try {
     );
   }
   await daemon.stop();
-  const { version } = JSON.parse(await (await import('node:fs/promises')).readFile(join(ROOT, 'package.json'), 'utf8')) as {
+  const { version } = JSON.parse(
+    await (await import('node:fs/promises')).readFile(join(ROOT, 'package.json'), 'utf8'),
+  ) as {
     version: string;
   };
   const report: Report = {

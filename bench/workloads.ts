@@ -32,11 +32,7 @@ interface StreamResult {
   cpuSeconds: number;
 }
 
-function exchange(
-  mode: 'pingpong' | 'stream',
-  size: number,
-  placement: 'same-cpu' | 'cross-cpu',
-): Workload {
+function exchange(mode: 'pingpong' | 'stream', size: number, placement: 'same-cpu' | 'cross-cpu'): Workload {
   return {
     name: mode === 'pingpong' ? 'ping-pong' : 'stream',
     path: 'loopback',
@@ -49,7 +45,11 @@ function exchange(
       const args = ['--mode', mode, '--size', String(size), '--seconds', String(seconds), '--warmup', '0.3s'];
       args.push('--nonblocking', '1', '--cpu-client', '0', '--cpu-server', placement === 'same-cpu' ? '0' : '1');
       if (transport.kind === 'unix') args.push('--unix', transport.path);
-      const child = sandbox.spawn(program('stream'), args, transport.kind === 'tcp' ? { cgroup: transport.cgroup } : {});
+      const child = sandbox.spawn(
+        program('stream'),
+        args,
+        transport.kind === 'tcp' ? { cgroup: transport.cgroup } : {},
+      );
       const code = await child.exited();
       if (code !== 0) throw new Error(`stream ended with ${String(code)}: ${child.lines.join(' ')} ${child.stderr}`);
       const result = JSON.parse(child.lines.at(-1) ?? '{}') as StreamResult;
@@ -84,7 +84,18 @@ function redis(clients: number, pipeline: number): Workload {
         const where = transport.kind === 'unix' ? ['-s', transport.path] : ['-h', '127.0.0.1', '-p', String(port)];
         // Requests are fixed in advance: from a guess of the rate to about the wanted time.
         const requests = Math.ceil(seconds * (pipeline > 1 ? 300_000 : clients > 1 ? 50_000 : 20_000));
-        const args = [...where, '-c', String(clients), '-n', String(requests), '-P', String(pipeline), '-t', 'get', '--csv'];
+        const args = [
+          ...where,
+          '-c',
+          String(clients),
+          '-n',
+          String(requests),
+          '-P',
+          String(pipeline),
+          '-t',
+          'get',
+          '--csv',
+        ];
         const bench = sandbox.spawn('redis-benchmark', args, options);
         bench.process.stdin.end();
         await bench.exited();

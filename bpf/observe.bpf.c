@@ -116,7 +116,8 @@ int observe(__u64 *ctx) /* struct sock *sk, int ret, int flags */
 			emit(EVENT_READER, endpoint->slot, control, side);
 		return 0;
 	}
-	if (state_of(control) != STATE_OBSERVED || result <= 0 || !shows_pattern(pair, side, result))
+	if (state_of(control) != STATE_OBSERVED || result <= 0 ||
+	    !shows_pattern(pair, side, result))
 		return 0;
 	now = bpf_ktime_get_ns();
 	if (now < pair->retry_ns)

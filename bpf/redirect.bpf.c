@@ -77,7 +77,8 @@ static __always_inline bool sender_allows(const struct sock *sk, enum pass_reaso
 		*reason = PASS_SHUTDOWN;
 	else if (sk->__sk_common.skc_state != BPF_TCP_ESTABLISHED)
 		*reason = PASS_NOT_ESTABLISHED;
-	else if (sk->__sk_common.skc_flags & 1ul << bpf_core_enum_value(enum sock_flags, SOCK_ZEROCOPY))
+	else if (sk->__sk_common.skc_flags &
+		 1ul << bpf_core_enum_value(enum sock_flags, SOCK_ZEROCOPY))
 		*reason = PASS_ZEROCOPY;
 	else if (pressure)
 		*reason = PASS_MEMORY; /* the queue's allocation could fail with ENOMEM */

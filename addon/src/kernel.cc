@@ -12,6 +12,7 @@
 #include <string>
 
 #include "arguments.h"
+#include "file_descriptor.h"
 #include "libbpf_log.h"
 #include "native_error.h"
 
@@ -81,6 +82,25 @@ Napi::Value ProbeMapType(const Napi::CallbackInfo& info) {
   const auto type = TypeNamed<bpf_map_type>(info, libbpf_bpf_map_type_str);
   const LibbpfLog log;
   return ProbeResult(info, "libbpf_probe_bpf_map_type", libbpf_probe_bpf_map_type(type, nullptr));
+}
+
+Napi::Value ObjectExists(const Napi::CallbackInfo& info) {
+  const std::string kind = StringArgument(info, 0, "kind");
+  const uint32_t id = Uint32Argument(info, 1, "id");
+  int (*open)(__u32) = nullptr;
+  if (kind == "program") open = bpf_prog_get_fd_by_id;
+  if (kind == "map") open = bpf_map_get_fd_by_id;
+  if (kind == "link") open = bpf_link_get_fd_by_id;
+  if (open == nullptr) {
+    throw Napi::TypeError::New(info.Env(), "kind must be 'program', 'map' or 'link'");
+  }
+  const FileDescriptor fd(open(id));
+  if (!fd && errno != ENOENT) {
+    throw NativeError(info.Env(), {.error = errno,
+                                   .operation = "bpf_" + kind + "_get_fd_by_id",
+                                   .object = std::to_string(id)});
+  }
+  return Napi::Boolean::New(info.Env(), static_cast<bool>(fd));
 }
 
 Napi::Value PossibleCpus(const Napi::CallbackInfo& info) {

@@ -53,7 +53,8 @@ function report(error: unknown): number {
     return EXIT.usage;
   }
   process.stderr.write(`${PROGRAM}: ${message}\n`);
-  if (process.env['SLIPSTREAM_DEBUG'] !== undefined && error instanceof Error) process.stderr.write(`${error.stack ?? ''}\n`);
+  if (process.env['SLIPSTREAM_DEBUG'] !== undefined && error instanceof Error)
+    process.stderr.write(`${error.stack ?? ''}\n`);
   return EXIT.failed;
 }
 

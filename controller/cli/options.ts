@@ -38,7 +38,10 @@ export function say(line: string): void {
 
 export function makeLog(level: string): Logger {
   // Written at once: a log that is lost with the process is no log.
-  return pino({ level, base: null, timestamp: pino.stdTimeFunctions.isoTime }, pino.destination({ dest: 2, sync: true }));
+  return pino(
+    { level, base: null, timestamp: pino.stdTimeFunctions.isoTime },
+    pino.destination({ dest: 2, sync: true }),
+  );
 }
 
 /** @throws UserError (exit code 2) */

@@ -8,7 +8,8 @@ import { EXIT, UserError } from '../errors.js';
 /** The directory of package.json: above both the sources and the compiled files. */
 export const PACKAGE_ROOT = findRoot(dirname(fileURLToPath(import.meta.url)));
 
-export const VERSION = (JSON.parse(readFileSync(join(PACKAGE_ROOT, 'package.json'), 'utf8')) as { version: string }).version;
+export const VERSION = (JSON.parse(readFileSync(join(PACKAGE_ROOT, 'package.json'), 'utf8')) as { version: string })
+  .version;
 
 /** The compiled datapath. @throws UserError if it was not built. */
 export function objectFile(): string {

@@ -453,7 +453,9 @@ export class Controller {
         continue;
       }
       if (!entry.settled || pairs.closedSides(slot) !== 0) continue;
-      if (!SIDES.every((reader) => pairs.drained(slot, reader, pass) === pairs.redirectedBytes(slot, otherSide(reader)))) {
+      if (
+        !SIDES.every((reader) => pairs.drained(slot, reader, pass) === pairs.redirectedBytes(slot, otherSide(reader)))
+      ) {
         continue;
       }
       for (const side of SIDES) this.#datapath.evict(slot, side);

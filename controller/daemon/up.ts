@@ -186,7 +186,9 @@ function attach(options: UpOptions, context: Context): { datapath: Datapath; ado
       );
     }
     if (maxPairs !== options.maxPairs) {
-      log.warn(`the adopted datapath keeps its table of ${String(maxPairs)} pairs; --max-pairs takes effect after down`);
+      log.warn(
+        `the adopted datapath keeps its table of ${String(maxPairs)} pairs; --max-pairs takes effect after down`,
+      );
     }
     return { datapath, adopted: true };
   }
@@ -280,4 +282,3 @@ class Signals {
     this.#remove();
   }
 }
-

@@ -200,7 +200,10 @@ export class Datapath {
     const value = this.#maps.counters.lookup(Buffer.alloc(4)) ?? Buffer.alloc(0);
     const stride = Math.ceil(this.layout.size('counters') / 8) * 8;
     const cpus = possibleCpus();
-    const records = new Records(value.buffer.slice(value.byteOffset, value.byteOffset + value.length) as ArrayBuffer, stride);
+    const records = new Records(
+      value.buffer.slice(value.byteOffset, value.byteOffset + value.length) as ArrayBuffer,
+      stride,
+    );
     const sum = (path: string): number => {
       const field = this.layout.field('counters', path);
       let total = 0;
@@ -258,8 +261,7 @@ export class Datapath {
   }
 
   #decodeTotal(value: Buffer): Total {
-    const read = (member: string): number =>
-      Number(value.readBigUInt64LE(this.layout.field('total', member).offset));
+    const read = (member: string): number => Number(value.readBigUInt64LE(this.layout.field('total', member).offset));
     return { bytes: read('bytes'), messages: read('messages') };
   }
 }

@@ -54,9 +54,14 @@ export class Metrics {
       const tally = options.datapath.pairs.tally();
       for (const state of STATES) if (state !== 'free') gauge.set({ state }, tally[state]);
     });
-    this.#counter('slipstream_pairs_total', 'Connections found to have both ends on this host.', [], (counter, sample) => {
-      counter.inc(sample.counters.pairs);
-    });
+    this.#counter(
+      'slipstream_pairs_total',
+      'Connections found to have both ends on this host.',
+      [],
+      (counter, sample) => {
+        counter.inc(sample.counters.pairs);
+      },
+    );
     this.#counter(
       'slipstream_unpaired_total',
       'Ends of connections that were not paired, by reason.',
@@ -78,11 +83,16 @@ export class Metrics {
         }
       },
     );
-    this.#counter('slipstream_refusals_total', 'Candidates that were not promoted, by reason.', ['reason'], (counter) => {
-      for (const [reason, count] of Object.entries(options.datapath.controllerCounters.refusals)) {
-        counter.inc({ reason }, count);
-      }
-    });
+    this.#counter(
+      'slipstream_refusals_total',
+      'Candidates that were not promoted, by reason.',
+      ['reason'],
+      (counter) => {
+        for (const [reason, count] of Object.entries(options.datapath.controllerCounters.refusals)) {
+          counter.inc({ reason }, count);
+        }
+      },
+    );
     this.#counter(
       'slipstream_redirected_bytes_total',
       'Payload bytes that went from socket to socket past the network stack, by cgroup of the sender.',

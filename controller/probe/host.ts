@@ -98,7 +98,10 @@ export function requireBpffs(pinDir: string): void {
     );
   }
   if (path === mountPointOf(path)) {
-    throw new UserError(`--pin-dir ${pinDir}: this is the root of a BPF file system, choose a directory below it`, EXIT.usage);
+    throw new UserError(
+      `--pin-dir ${pinDir}: this is the root of a BPF file system, choose a directory below it`,
+      EXIT.usage,
+    );
   }
 }
 

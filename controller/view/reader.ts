@@ -13,7 +13,9 @@ export interface Reading {
 export function withDatapath<T>(pinDir: string, objectFile: string, read: (reading: Reading) => T): T {
   requireRoot('reading the datapath');
   if (Datapath.pinState(pinDir) !== 'complete') {
-    throw new UserError(`no datapath is loaded in ${pinDir}: start one with "slipstream-bpf up", or give its --pin-dir`);
+    throw new UserError(
+      `no datapath is loaded in ${pinDir}: start one with "slipstream-bpf up", or give its --pin-dir`,
+    );
   }
   const datapath = Datapath.adopt(objectFile, pinDir);
   try {

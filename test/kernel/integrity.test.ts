@@ -31,7 +31,11 @@ describe('integrity', function () {
   afterEach(() => sandbox.dispose());
 
   const cases = [
-    { name: '200 pairs, 4 GiB, sizes from 1 B to 1 MiB', args: ['--connections', '200', '--bytes', '4G'], atLeast: 4 * GIB },
+    {
+      name: '200 pairs, 4 GiB, sizes from 1 B to 1 MiB',
+      args: ['--connections', '200', '--bytes', '4G'],
+      atLeast: 4 * GIB,
+    },
     {
       name: '50 pairs that close and reconnect, slow readers and small buffers',
       args: ['--connections', '50', '--bytes', '512M', '--reconnect', '--slow-readers', '20', '--buffers', '32K'],

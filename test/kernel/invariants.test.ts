@@ -37,7 +37,10 @@ describe('invariants', function () {
 
   afterEach(() => sandbox.dispose());
 
-  async function promoted(options: ConnectionOptions = {}, policy = EAGER): Promise<{ c: Connection; pair: PairRecord }> {
+  async function promoted(
+    options: ConnectionOptions = {},
+    policy = EAGER,
+  ): Promise<{ c: Connection; pair: PairRecord }> {
     stack = new Stack(sandbox, { policy });
     const c = await Connection.open(sandbox, options);
     const pair = await c.promote(stack);
@@ -53,7 +56,10 @@ describe('invariants', function () {
     const redirected = redirectedMessages(pair, CLIENT);
     await action();
     assert.equal(redirectedMessages(pair, CLIENT), redirected, 'the message was redirected');
-    assert.ok((stack.passed()[reason] ?? 0) > before, `nothing passed for ${reason}: ${JSON.stringify(stack.passed())}`);
+    assert.ok(
+      (stack.passed()[reason] ?? 0) > before,
+      `nothing passed for ${reason}: ${JSON.stringify(stack.passed())}`,
+    );
   }
 
   /** Sends one message to the server and expects it to be redirected. */
@@ -208,7 +214,10 @@ describe('invariants', function () {
       assert.ok((stack.passed()['backlog'] ?? 0) > passedBefore);
       // Both ends' buffers as the kernel doubles them (socket(7)), and as much again for its overhead.
       assert.ok(total <= backlog + 4 * buffer, `the sender was only refused after ${String(total)} bytes`);
-      assert.ok(held >= backlog && held <= backlog + 2 * (2 * buffer + 2 * buffer), `the kernel holds ${String(held)} bytes`);
+      assert.ok(
+        held >= backlog && held <= backlog + 2 * (2 * buffer + 2 * buffer),
+        `the kernel holds ${String(held)} bytes`,
+      );
       await c.server.do(`recvall 2 ${String(total)}`);
       const empty = await c.server.run('recv 2 1');
       assert.equal(empty.errno, 'EAGAIN', 'more came than was sent');
@@ -330,7 +339,11 @@ describe('invariants', function () {
       const stranger = stack.pairOn(other.port)!;
       const table = openTable();
       const real = table.records.getBig(pair.slot, table.field('socket[1]'));
-      table.records.set(pair.slot, table.field('socket[1]'), table.records.getBig(stranger.slot, table.field('socket[1]')));
+      table.records.set(
+        pair.slot,
+        table.field('socket[1]'),
+        table.records.getBig(stranger.slot, table.field('socket[1]')),
+      );
       await passes(pair, 'peer', () => c.client.do('sendall 2 100'));
       // An address where nothing is: the fault is handled.
       table.records.set(pair.slot, table.field('socket[1]'), 0xffff_8000_0000_1000n);
@@ -416,7 +429,9 @@ describe('invariants', function () {
 
 /** Bytes that the kernel holds for both sockets of a connection, queues and reserves (ss(8), skmem). */
 function socketMemory(port: number): number {
-  const listing = execFileSync('ss', ['-tmnH', `( sport = :${String(port)} or dport = :${String(port)} )`], { encoding: 'utf8' });
+  const listing = execFileSync('ss', ['-tmnH', `( sport = :${String(port)} or dport = :${String(port)} )`], {
+    encoding: 'utf8',
+  });
   let bytes = 0;
   for (const [, received, reserved, queued] of listing.matchAll(/skmem:\(r(\d+),.*?,f(\d+),w(\d+),/g)) {
     bytes += Number(received) + Number(reserved) + Number(queued);

@@ -1,12 +1,13 @@
 /** Controllers come and go while connections run: nothing of that is noticed, nothing is left. */
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
 
-import { attachedPrograms } from '../../addon/index.js';
+import { attachedPrograms, BpfLink, BpfMap, objectExists } from '../../addon/index.js';
 import { Daemon, run } from './support/daemon.js';
 import { Connection } from './support/endpoint.js';
 import { type Child, needsRoot, program, Sandbox } from './support/sandbox.js';
+import { eventually } from './support/stack.js';
 
 interface Progress {
   bytes: number;
@@ -34,7 +35,16 @@ describe('life cycle', function () {
 
   /** Traffic that goes on until it is told to stop. */
   function startTraffic(): Child {
-    return sandbox.spawn(program('traffic'), ['--connections', '20', '--seconds', '60', '--max-message', '64K', '--pingpong-share', '95']);
+    return sandbox.spawn(program('traffic'), [
+      '--connections',
+      '20',
+      '--seconds',
+      '60',
+      '--max-message',
+      '64K',
+      '--pingpong-share',
+      '95',
+    ]);
   }
 
   /** Waits until this many more bytes were verified. */
@@ -69,13 +79,25 @@ describe('life cycle', function () {
     assert.ok(!existsSync(sandbox.pinDir), 'pins are left');
   };
 
-  /** Ids of all our programs on this host: other instances may be there before a test. */
-  const programs = (): string =>
-    execFileSync('bpftool', ['prog', 'show'], { encoding: 'utf8' })
-      .split('\n')
-      .filter((line) => /name (identify|observe|promote|redirect) /.test(line))
-      .map((line) => line.split(':')[0])
-      .join(' ');
+  /** What the kernel keeps of the instance that is pinned now. */
+  function kernelObjects(): ['program' | 'map' | 'link', number][] {
+    return readdirSync(sandbox.pinDir).flatMap((name): ['program' | 'map' | 'link', number][] => {
+      const path = join(sandbox.pinDir, name);
+      if (!name.startsWith('link_')) {
+        const map = BpfMap.open(path);
+        const { id } = map.info();
+        map.close();
+        return [['map', id]];
+      }
+      const link = BpfLink.open(path);
+      const { id, programId } = link.info();
+      link.close();
+      return [
+        ['link', id],
+        ['program', programId],
+      ];
+    });
+  }
 
   it('kill -9 in mid-transfer: no connection notices, a new up adopts and counts on', async () => {
     const first = await Daemon.start(sandbox);
@@ -88,7 +110,10 @@ describe('life cycle', function () {
       datapath: { controllerRunning: boolean; redirectedMessages: number; pairs: { inserted: number } };
     };
     assert.equal(datapath.controllerRunning, false);
-    assert.ok(datapath.pairs.inserted > 0 && datapath.redirectedMessages > before, 'redirection stopped with the controller');
+    assert.ok(
+      datapath.pairs.inserted > 0 && datapath.redirectedMessages > before,
+      'redirection stopped with the controller',
+    );
 
     const second = await Daemon.start(sandbox);
     assert.match(second.child.lines.join('\n'), /adopted the datapath/);
@@ -103,21 +128,23 @@ describe('life cycle', function () {
   });
 
   it('down in mid-transfer drains, with and without a controller, and leaves nothing', async () => {
-    const before = programs();
     for (const controller of ['running', 'killed']) {
       const daemon = await Daemon.start(sandbox);
       const traffic = startTraffic();
       await redirectedMore(daemon, 2000);
+      const objects = kernelObjects();
+      assert.ok(objects.length >= 15);
       if (controller === 'killed') await daemon.stop('SIGKILL');
       const result = await run(sandbox, ['down', '--pin-dir', sandbox.pinDir]);
       assert.equal(result.code, 0, result.stderr);
       assert.match(result.stdout, /^drained \d+ promoted pairs? and detached/);
       if (controller === 'running') assert.equal(await daemon.child.exited(), 0);
       nothingLeft();
+      // The kernel frees them after a grace period.
+      await eventually('everything is freed', () => objects.every(([kind, id]) => !objectExists(kind, id)));
       await moved(traffic, 10 * 2 ** 20);
       await finish(traffic);
     }
-    assert.equal(programs(), before, 'programs are still loaded');
   });
 
   it('down waits for a reader, gives up in time, and can be run again', async () => {
@@ -185,7 +212,16 @@ describe('life cycle', function () {
     for (const delay of [50, 150, 250, 300, 350, 400, 450]) {
       const child = sandbox.spawn(
         process.execPath,
-        [`${process.cwd()}/bin/slipstream-bpf`, 'up', '--cgroup', sandbox.cgroup, '--pin-dir', sandbox.pinDir, '--metrics', '127.0.0.1:0'],
+        [
+          `${process.cwd()}/bin/slipstream-bpf`,
+          'up',
+          '--cgroup',
+          sandbox.cgroup,
+          '--pin-dir',
+          sandbox.pinDir,
+          '--metrics',
+          '127.0.0.1:0',
+        ],
         { cgroup: null },
       );
       // The point in time is what varies here, not something to wait for.

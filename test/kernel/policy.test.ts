@@ -139,7 +139,13 @@ describe('what stays on TCP', function () {
 
     /** Resolves with the daemon's next log line that contains the text. */
     const logged = (text: string, from: number): Promise<string> =>
-      daemon.child.until(({ stderr }) => stderr.slice(from).split('\n').slice(0, -1).find((line) => line.includes(text)));
+      daemon.child.until(({ stderr }) =>
+        stderr
+          .slice(from)
+          .split('\n')
+          .slice(0, -1)
+          .find((line) => line.includes(text)),
+      );
 
     it('on change, also when the file is replaced by renaming', async () => {
       let from = daemon.child.stderr.length;

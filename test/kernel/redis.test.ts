@@ -74,7 +74,9 @@ describe('Redis under the daemon', function () {
     }
     ratios.sort((a, b) => a - b);
     // Shown, not asserted: machines are noisy, and speed is the benchmark's business.
-    console.log(`      50 clients, GET: median ${ratios[2]!.toFixed(2)} times plain TCP, of ${ratios.map((r) => r.toFixed(2)).join(' ')}`);
+    console.log(
+      `      50 clients, GET: median ${ratios[2]!.toFixed(2)} times plain TCP, of ${ratios.map((r) => r.toFixed(2)).join(' ')}`,
+    );
     assert.ok((await messages()) - before > 5 * 60_000, 'the runs inside were not redirected');
     for (const redis of [inside, outside]) {
       redis.child.signal('SIGTERM');

@@ -38,7 +38,15 @@ function build(mutant: Mutant | undefined, dir: string): string {
 function passes(object: string, tests: string): { passed: boolean; output: string } {
   const result = spawnSync(
     process.execPath,
-    [join(root, 'node_modules', 'mocha', 'bin', 'mocha.js'), '--exit', '--reporter', 'dot', '--fgrep', tests, 'test/kernel/invariants.test.ts'],
+    [
+      join(root, 'node_modules', 'mocha', 'bin', 'mocha.js'),
+      '--exit',
+      '--reporter',
+      'dot',
+      '--fgrep',
+      tests,
+      'test/kernel/invariants.test.ts',
+    ],
     { cwd: root, encoding: 'utf8', env: { ...process.env, SLIPSTREAM_OBJECT: object }, timeout: 300_000 },
   );
   return { passed: result.status === 0, output: result.stdout + result.stderr };
@@ -70,7 +78,9 @@ try {
   for (const [index, mutant] of chosen.entries()) {
     const { passed, output } = passes(build(mutant, join(work, String(index))), mutant.tests);
     if (!passed) caught++;
-    console.log(`${passed ? 'SURVIVED' : 'caught  '} ${String(mutant.invariant)} ${mutant.name}${passed ? '' : ` — ${firstFailure(output)}`}`);
+    console.log(
+      `${passed ? 'SURVIVED' : 'caught  '} ${String(mutant.invariant)} ${mutant.name}${passed ? '' : ` — ${firstFailure(output)}`}`,
+    );
   }
 } finally {
   rmSync(work, { recursive: true });

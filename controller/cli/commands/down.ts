@@ -14,14 +14,11 @@ export const downCommand: CommandModule<object, DownArguments> = {
   command: 'down',
   describe: 'Take every connection back to TCP, detach and unload',
   builder: (yargs) =>
-    yargs
-      .option('pin-dir', pinDirOption)
-      .option('timeout', timeoutOption)
-      .option('force', {
-        type: 'boolean',
-        default: false,
-        describe: 'Remove what is not drained in time too: those connections lose redirected data',
-      }),
+    yargs.option('pin-dir', pinDirOption).option('timeout', timeoutOption).option('force', {
+      type: 'boolean',
+      default: false,
+      describe: 'Remove what is not drained in time too: those connections lose redirected data',
+    }),
   handler: async (args) => {
     requireOnce('pin-dir', args['pin-dir']);
     requireOnce('timeout', args.timeout);

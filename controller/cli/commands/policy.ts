@@ -35,9 +35,6 @@ export const policyCommand: CommandModule = {
   command: 'policy',
   describe: 'Work with policy files',
   builder: (yargs) =>
-    yargs
-      .command(checkCommand)
-      .command(schemaCommand)
-      .demandCommand(1, 'a policy command is missing: check or schema'),
+    yargs.command(checkCommand).command(schemaCommand).demandCommand(1, 'a policy command is missing: check or schema'),
   handler: () => undefined,
 };

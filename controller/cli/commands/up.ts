@@ -20,7 +20,11 @@ export const upCommand: CommandModule<object, UpArguments> = {
   describe: 'Load and attach the datapath, or adopt it, and run in the foreground until SIGINT or SIGTERM',
   builder: (yargs) =>
     yargs
-      .option('policy', { type: 'string', requiresArg: true, describe: 'Policy file; reloaded on change and on SIGHUP' })
+      .option('policy', {
+        type: 'string',
+        requiresArg: true,
+        describe: 'Policy file; reloaded on change and on SIGHUP',
+      })
       .option('cgroup', {
         type: 'string',
         requiresArg: true,

@@ -373,7 +373,10 @@ export const CASES: readonly Case[] = [
       await r.server('recvall 2 100');
       await r.client('ioctl 2 SIOCOUTQ');
     },
-    differs: { row: 'SIOCOUTQ', because: 'tcp_ioctl counts unacknowledged TCP bytes, whose ACK no answer carries any more' },
+    differs: {
+      row: 'SIOCOUTQ',
+      because: 'tcp_ioctl counts unacknowledged TCP bytes, whose ACK no answer carries any more',
+    },
   },
   {
     name: 'FIONREAD',

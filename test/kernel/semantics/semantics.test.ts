@@ -59,7 +59,8 @@ describe('semantics', function () {
         midways++;
         if (form !== 'promoted in mid-case' || midways > 1) return;
         // What a case did so far may rightly keep the pair from being promoted.
-        const settled = ({ control, refusal }: PairRecord): boolean => control.state === 'inserted' || refusal !== 'none';
+        const settled = ({ control, refusal }: PairRecord): boolean =>
+          control.state === 'inserted' || refusal !== 'none';
         await connection.driveUntil(stack, 'promoted or refused', settled, wait);
       },
       connection,

@@ -33,10 +33,23 @@ export class Daemon {
   static async start(sandbox: Sandbox, args: string[] = [], options: SpawnOptions = {}): Promise<Daemon> {
     const child = sandbox.spawn(
       PROGRAM,
-      ['up', '--cgroup', sandbox.cgroup, '--pin-dir', sandbox.pinDir, '--metrics', '127.0.0.1:0', '--max-pairs', '1024', ...args],
+      [
+        'up',
+        '--cgroup',
+        sandbox.cgroup,
+        '--pin-dir',
+        sandbox.pinDir,
+        '--metrics',
+        '127.0.0.1:0',
+        '--max-pairs',
+        '1024',
+        ...args,
+      ],
       { cgroup: null, ...options },
     );
-    const url = await child.until(({ lines }) => lines.map((line) => /http:\S+\/metrics/.exec(line)?.[0]).find(Boolean));
+    const url = await child.until(({ lines }) =>
+      lines.map((line) => /http:\S+\/metrics/.exec(line)?.[0]).find(Boolean),
+    );
     return new Daemon(child, url);
   }
 

@@ -117,8 +117,12 @@ export class Connection {
 
   /** Exchanges messages until the pair is promoted and both directions redirect. */
   async promote(stack: Stack, wait = ''): Promise<PairRecord> {
-    return this.driveUntil(stack, 'both directions are DIRECT', (record) =>
-      record.control.state === 'inserted' && record.directions.every(({ path }) => path === 'direct'), wait);
+    return this.driveUntil(
+      stack,
+      'both directions are DIRECT',
+      (record) => record.control.state === 'inserted' && record.directions.every(({ path }) => path === 'direct'),
+      wait,
+    );
   }
 
   /** Exchanges messages until the pair is as wanted. */
@@ -135,7 +139,9 @@ export class Connection {
       const record = stack.pairOn(this.port);
       if (record !== undefined && isReached(record)) return record;
       if (Date.now() > deadline) {
-        throw new Error(`${what}: not within ${String(timeoutMs)} ms, the pair is ${JSON.stringify(record, (_, v: unknown) => (typeof v === 'bigint' ? String(v) : v))}`);
+        throw new Error(
+          `${what}: not within ${String(timeoutMs)} ms, the pair is ${JSON.stringify(record, (_, v: unknown) => (typeof v === 'bigint' ? String(v) : v))}`,
+        );
       }
     }
   }

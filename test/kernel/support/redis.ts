@@ -45,7 +45,16 @@ export interface BenchmarkOptions extends SpawnOptions {
 
 /** Runs redis-benchmark and returns requests a second. */
 export async function redisBenchmark(sandbox: Sandbox, options: BenchmarkOptions): Promise<number> {
-  const args = ['-h', '127.0.0.1', '-p', String(options.port), '-c', String(options.clients), '-n', String(options.requests)];
+  const args = [
+    '-h',
+    '127.0.0.1',
+    '-p',
+    String(options.port),
+    '-c',
+    String(options.clients),
+    '-n',
+    String(options.requests),
+  ];
   args.push('-t', 'get', '--csv', '-e');
   const child = sandbox.spawn('redis-benchmark', args, options);
   child.process.stdin.end();

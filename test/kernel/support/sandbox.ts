@@ -168,7 +168,8 @@ export class Sandbox {
 
   spawn(command: string, args: string[], options: SpawnOptions = {}): Child {
     const cgroup = options.cgroup === undefined ? this.cgroup : options.cgroup;
-    const inner = options.netns === undefined ? [command, ...args] : ['ip', 'netns', 'exec', options.netns, command, ...args];
+    const inner =
+      options.netns === undefined ? [command, ...args] : ['ip', 'netns', 'exec', options.netns, command, ...args];
     const script = cgroup === null ? 'exec "$@"' : 'echo $$ >"$0/cgroup.procs" && exec "$@"';
     const child = new Child(
       spawn('/bin/sh', ['-c', script, cgroup ?? 'sh', ...inner], {

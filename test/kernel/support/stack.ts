@@ -63,7 +63,8 @@ export class Stack {
   /** Every pair that is not FREE. */
   records(...states: State[]): PairRecord[] {
     const { pairs } = this.datapath;
-    const wanted: State[] = states.length > 0 ? states : ['half', 'observed', 'candidate', 'approved', 'inserted', 'draining'];
+    const wanted: State[] =
+      states.length > 0 ? states : ['half', 'observed', 'candidate', 'approved', 'inserted', 'draining'];
     return [...pairs.slots(...wanted)].flatMap(([slot, control]) => pairs.read(slot, control) ?? []);
   }
 
