@@ -239,13 +239,45 @@ static __always_inline void join(struct bpf_sock_ops *ctx)
 	if (!tie(ctx, slot, half, SIDE_SERVER)) {
 		COUNT(unpaired[UNPAIRED_STORAGE]);
 		/* Without storage the server's close is never seen: count it now. */
-		change_state(pair, with_state(half, STATE_JOINING), STATE_HALF);
 		if (__sync_fetch_and_or(&pair->closed, 1 << SIDE_SERVER))
 			free_pair(pair, slot);
+		else
+			change_state(pair, with_state(half, STATE_JOINING), STATE_HALF);
 		return;
 	}
 	COUNT(pairs);
 	change_state(pair, with_state(half, STATE_JOINING), STATE_OBSERVED);
+}
+
+/* net/core/sock_map.c */
+struct bpf_stab {
+	struct sock **sks;
+} __attribute__((preserve_access_index));
+
+/*
+ * A socket that was an end of a pair, then disconnected (connect to AF_UNSPEC),
+ * connects or listens again. tcp_disconnect empties TCP's queues only: what was
+ * redirected to the socket and not read would be the first its next peer seems
+ * to say, so it leaves the sockmap, which drops that queue.
+ */
+static __always_inline void start_afresh(struct bpf_sock_ops *ctx)
+{
+	struct endpoint *endpoint;
+	struct bpf_sock *sk = ctx->sk;
+	const void *holder = NULL;
+	__u32 index;
+
+	if (!sk)
+		return;
+	endpoint = bpf_sk_storage_get(&endpoints, sk, NULL, 0);
+	if (!endpoint)
+		return;
+	/* The slot may be a later pair's by now; its index only ever holds one socket. */
+	index = 2 * endpoint->slot + (endpoint->side & 1);
+	bpf_probe_read_kernel(&holder, sizeof(holder), VIEW(bpf_stab, &sockets)->sks + index);
+	if (holder == kernel_socket(ctx))
+		bpf_map_delete_elem(&sockets, &index);
+	bpf_sk_storage_delete(&endpoints, sk);
 }
 
 /* A socket reached TCP_CLOSE. The last one of a pair returns the slot. */
@@ -281,6 +313,10 @@ int identify(struct bpf_sock_ops *ctx)
 		/* Also called for the client's own socket (tcp_connect_init). */
 		if (!ctx->is_fullsock)
 			remember_handshake(ctx);
+		break;
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+	case BPF_SOCK_OPS_TCP_LISTEN_CB:
+		start_afresh(ctx);
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 		claim(ctx);

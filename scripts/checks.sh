@@ -9,7 +9,7 @@ c_files() {
 }
 
 check_eslint() {
-  node_modules/.bin/eslint --max-warnings 0 --cache --cache-location build/cache/eslint --cache-strategy content .
+  node_modules/.bin/eslint --max-warnings 0 .
 }
 
 check_tidy_addon() {

@@ -2,29 +2,24 @@
 import yargs from 'yargs';
 import { hideBin } from 'yargs/helpers';
 
+import { PolicyError } from '../daemon/policy-source.js';
 import { EXIT, UserError } from '../errors.js';
 import { downCommand } from './commands/down.js';
 import { pairsCommand } from './commands/pairs.js';
 import { policyCommand } from './commands/policy.js';
 import { statusCommand } from './commands/status.js';
 import { upCommand } from './commands/up.js';
+import { addCommands, rejectMistakes } from './mistakes.js';
 import { VERSION } from './package-info.js';
 
 export const PROGRAM = 'slipstream-bpf';
 
 /** @returns the exit code */
 export async function main(args: string[]): Promise<number> {
-  const parser = yargs(args)
+  const commands = [upCommand, downCommand, statusCommand, pairsCommand, policyCommand];
+  const parser = rejectMistakes(addCommands(yargs(args), commands), args)
     .scriptName(PROGRAM)
     .usage('$0 COMMAND\n\nMoves the payload of local TCP connections past the network stack.')
-    .command(upCommand)
-    .command(downCommand)
-    .command(statusCommand)
-    .command(pairsCommand)
-    .command(policyCommand)
-    .demandCommand(1, 'a command is missing: up, down, status, pairs or policy')
-    .recommendCommands()
-    .strict()
     .version(VERSION)
     .help()
     .alias('help', 'h')
@@ -35,27 +30,43 @@ export async function main(args: string[]): Promise<number> {
     });
   try {
     await parser.parseAsync();
-    return Number(process.exitCode ?? EXIT.done);
+    return EXIT.done;
   } catch (error) {
     return report(error);
   }
 }
 
 function report(error: unknown): number {
-  if (error instanceof UserError) {
-    process.stderr.write(`${error.message.replace(/^/gm, error.message.includes('\n') ? '' : `${PROGRAM}: `)}\n`);
+  if (error instanceof PolicyError) {
+    process.stderr.write(`${error.message}\n`);
     return error.exitCode;
   }
-  const { name, message } = error instanceof Error ? error : { name: 'Error', message: String(error) };
+  if (error instanceof UserError) {
+    complain(error.message);
+    return error.exitCode;
+  }
+  const { name, message, stack = '' } = error instanceof Error ? error : new Error(String(error));
   // yargs' own complaints about values: a YError is always the user's.
   if (name === 'YError') {
-    process.stderr.write(`${PROGRAM}: ${message}; see "${PROGRAM} --help"\n`);
+    complain(`${message}; see "${PROGRAM} --help"`);
     return EXIT.usage;
   }
-  process.stderr.write(`${PROGRAM}: ${message}\n`);
-  if (process.env['SLIPSTREAM_DEBUG'] !== undefined && error instanceof Error)
-    process.stderr.write(`${error.stack ?? ''}\n`);
+  complain(message);
+  if (process.env['SLIPSTREAM_DEBUG'] !== undefined) process.stderr.write(`${stack}\n`);
   return EXIT.failed;
 }
 
-process.exitCode = await main(hideBin(process.argv));
+function complain(sentence: string): void {
+  process.stderr.write(`${PROGRAM}: ${sentence}\n`);
+}
+
+// A reader that has seen enough, such as head(1), is no failure; a full disk is one.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') return;
+  complain(`standard output can't be written (${error.code ?? error.message})`);
+  process.exitCode = EXIT.failed;
+});
+process.stderr.on('error', () => undefined); // there is nowhere left to complain to
+
+const exitCode = await main(hideBin(process.argv));
+process.exitCode ??= exitCode;

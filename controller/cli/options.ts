@@ -52,8 +52,3 @@ export function requireNumber(name: string, value: number, least: number, most: 
     EXIT.usage,
   );
 }
-
-/** The last value of an option given more than once is not what somebody meant. @throws UserError */
-export function requireOnce(name: string, value: unknown): void {
-  if (Array.isArray(value)) throw new UserError(`--${name} was given more than once: give it once`, EXIT.usage);
-}

@@ -1,5 +1,5 @@
 /** `down`: drains, detaches, unpins. */
-import { existsSync, rmdirSync } from 'node:fs';
+import { rmdirSync } from 'node:fs';
 
 import type { Logger } from 'pino';
 
@@ -9,7 +9,7 @@ import { Datapath } from '../datapath/datapath.js';
 import { UserError } from '../errors.js';
 import { compilePolicy } from '../policy/evaluate.js';
 import { defaultPolicy } from '../policy/schema.js';
-import { cgroupRoot, requireRoot } from '../probe/host.js';
+import { cgroupRoot, isBpffsDirectory, requireRoot } from '../probe/host.js';
 import { Controller } from './controller.js';
 import { countPairs, keptError } from './up.js';
 
@@ -35,9 +35,9 @@ export async function down(options: DownOptions, environment: DownEnvironment): 
   const { pinDir } = options;
   const { log, say } = environment;
   requireRoot('down');
-  const state = existsSync(pinDir) ? Datapath.pinState(pinDir) : 'absent';
+  const state = isBpffsDirectory(pinDir) ? Datapath.pinState(pinDir) : 'absent';
   if (state === 'absent') {
-    if (existsSync(pinDir)) rmdirSync(pinDir);
+    if (isBpffsDirectory(pinDir)) rmdirSync(pinDir);
     say(`nothing is loaded in ${pinDir}`);
     return;
   }

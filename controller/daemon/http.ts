@@ -22,7 +22,7 @@ export interface HttpSources {
  * @throws UserError (exit code 2)
  */
 export function parseListenAddress(text: string): ListenAddress {
-  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]*)):(\d{1,5})$/.exec(text);
+  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]\s]*)):(\d{1,5})$/.exec(text);
   const port = Number(match?.[3]);
   if (match === null || port > 65535) {
     throw new UserError(
@@ -63,7 +63,7 @@ export class HttpServer {
     server.keepAliveTimeout = 5_000;
     server.maxConnections = 256;
     await new Promise<void>((resolve, reject) => {
-      server.once('error', (error: NodeJS.ErrnoException) => {
+      server.on('error', (error: NodeJS.ErrnoException) => {
         reject(listenError(address, error));
       });
       server.listen(address.port, address.host === '' ? undefined : address.host, resolve);
@@ -124,6 +124,8 @@ function listenError(address: ListenAddress, error: NodeJS.ErrnoException): User
     case 'ENOTFOUND':
       return new UserError(`metrics address ${where} is not one of this host's: choose another with --metrics`);
     default:
-      return new UserError(`metrics address ${where} can't be had (${error.code ?? error.message})`);
+      return new UserError(
+        `metrics address ${where} can't be had (${error.code ?? error.message}): choose another with --metrics`,
+      );
   }
 }

@@ -18,10 +18,18 @@ export interface LoadedPolicy {
   warnings: PolicyProblem[];
 }
 
-/** @throws UserError (exit code 2) with one line a problem, each `file:line:col: message`. */
+/** What is wrong with a policy, one line a problem, each `file:line:col: message` as editors read it. */
+export class PolicyError extends UserError {
+  constructor(problems: readonly PolicyProblem[]) {
+    super(problems.map(formatProblem).join('\n'), EXIT.usage);
+    this.name = 'PolicyError';
+  }
+}
+
+/** @throws PolicyError */
 export async function readPolicy(file: string | undefined): Promise<LoadedPolicy> {
   const result = await loadPolicy(file);
-  if (!result.ok) throw new UserError(result.problems.map(formatProblem).join('\n'), EXIT.usage);
+  if (!result.ok) throw new PolicyError(result.problems);
   const hash = createHash('sha256').update(JSON.stringify(result.policy)).digest('hex').slice(0, 12);
   return { compiled: compilePolicy(result.policy), policy: result.policy, hash, warnings: result.warnings };
 }

@@ -203,13 +203,12 @@ export class Metrics {
     labelNames: L[],
     fill: (counter: Counter<L>, sample: Sample) => void,
   ): void {
-    new Counter({
+    const counter = new Counter<L>({
       name,
       help,
       labelNames,
       registers: [this.registry],
       collect: (): void => {
-        const counter = this.registry.getSingleMetric(name) as Counter<L>;
         counter.reset();
         fill(counter, (this.#current ??= this.#sample()));
       },
@@ -217,13 +216,13 @@ export class Metrics {
   }
 
   #gauge<L extends string>(name: string, help: string, labelNames: L[], fill: (gauge: Gauge<L>) => void): void {
-    new Gauge({
+    const gauge = new Gauge<L>({
       name,
       help,
       labelNames,
       registers: [this.registry],
       collect: (): void => {
-        fill(this.registry.getSingleMetric(name) as Gauge<L>);
+        fill(gauge);
       },
     });
   }

@@ -1,5 +1,5 @@
 /** The host's set-up: privileges, cgroup v2, the BPF file system. */
-import { readFileSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 
 import { fileSystemType, mountBpf, NativeError } from '../../addon/index.js';
@@ -9,11 +9,33 @@ import { EXIT, UserError } from '../errors.js';
 export const BPF_ROOT = '/sys/fs/bpf';
 export const DEFAULT_PIN_DIR = `${BPF_ROOT}/slipstream`;
 
-/** @throws UserError unless run by root. */
+/** Bits of capabilities(7). CAP_SYS_ADMIN stands for all of the others. */
+const CAP_SYS_ADMIN = 21n;
+const CAPABILITIES = { CAP_NET_ADMIN: 12n, CAP_PERFMON: 38n, CAP_BPF: 39n };
+
+/** @throws UserError unless run by root with root's power over BPF. */
 export function requireRoot(command: string): void {
   if (process.geteuid?.() !== 0) {
     throw new UserError(`${command} needs root to work with BPF: run it with sudo`);
   }
+  const missing = missingCapabilities(readFileSync('/proc/self/status', 'utf8'));
+  if (missing.length > 0) {
+    throw new UserError(
+      `${command} needs ${missing.join(', ')}, which root has been deprived of here: run it on the host, ` +
+        'or in a privileged container',
+    );
+  }
+}
+
+/** Capabilities that a process lacks for BPF, by its proc_pid_status(5). */
+export function missingCapabilities(status: string): string[] {
+  const effective = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? '0'}`);
+  const has = (bit: bigint): boolean => ((effective >> bit) & 1n) === 1n;
+  return has(CAP_SYS_ADMIN)
+    ? []
+    : Object.entries(CAPABILITIES)
+        .filter(([, bit]) => !has(bit))
+        .map(([name]) => name);
 }
 
 interface Mount {
@@ -57,7 +79,7 @@ export function cgroupRoot(): string {
 /** @throws UserError (exit code 2) unless this is a directory of a cgroup v2. */
 export function requireCgroup(dir: string): string {
   const path = resolve(dir);
-  if (!statSync(path, { throwIfNoEntry: false })?.isDirectory()) {
+  if (!isDirectory(path)) {
     throw new UserError(`--cgroup ${dir}: no such directory, give one of a cgroup v2 file system`, EXIT.usage);
   }
   if (!isType(path, 'cgroup2')) {
@@ -76,6 +98,9 @@ export function requireCgroup(dir: string): string {
  */
 export function requireBpffs(pinDir: string): void {
   const path = resolve(pinDir);
+  if (path === BPF_ROOT || path === mountPointOf(path)) {
+    throw new UserError(`--pin-dir ${pinDir}: this is a mount point, choose a directory below it`, EXIT.usage);
+  }
   if (isBelow(path, BPF_ROOT) && !isType(BPF_ROOT, 'bpf')) {
     try {
       mountBpf(BPF_ROOT);
@@ -97,17 +122,14 @@ export function requireBpffs(pinDir: string): void {
       EXIT.usage,
     );
   }
-  if (path === mountPointOf(path)) {
-    throw new UserError(
-      `--pin-dir ${pinDir}: this is the root of a BPF file system, choose a directory below it`,
-      EXIT.usage,
-    );
+  if (!isDirectory(parent)) {
+    throw new UserError(`--pin-dir ${pinDir}: ${parent} is a pin and no directory, choose another place`, EXIT.usage);
   }
 }
 
-/** True if pins made at this path would be kept by a BPF file system. */
-export function isOnBpffs(path: string): boolean {
-  return isType(nearestExisting(resolve(path)), 'bpf');
+/** True for a directory in a BPF file system: elsewhere nothing is read as a pin, and nothing removed. */
+export function isBpffsDirectory(path: string): boolean {
+  return isType(path, 'bpf') && isDirectory(path);
 }
 
 function mountPointOf(path: string): string | undefined {
@@ -116,7 +138,15 @@ function mountPointOf(path: string): string | undefined {
 
 function nearestExisting(path: string): string {
   for (let at = path; ; at = dirname(at)) {
-    if (statSync(at, { throwIfNoEntry: false }) !== undefined || at === '/') return at;
+    if (existsSync(at) || at === '/') return at;
+  }
+}
+
+function isDirectory(path: string): boolean {
+  try {
+    return statSync(path).isDirectory();
+  } catch {
+    return false;
   }
 }
 

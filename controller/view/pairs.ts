@@ -128,6 +128,12 @@ const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
 
 /** 1536 as `1.5 KiB`. */
 export function formatBytes(bytes: number): string {
-  const power = Math.min(UNITS.length - 1, bytes < 1 ? 0 : Math.floor(Math.log2(bytes) / 10));
-  return `${(bytes / 1024 ** power).toFixed(power === 0 ? 0 : 1)} ${UNITS[power] ?? ''}`;
+  let power = 0;
+  let value = bytes;
+  // As it will be rounded: 1023.99 KiB is 1.0 MiB.
+  while (power < UNITS.length - 1 && Number(value.toFixed(1)) >= 1024) {
+    value /= 1024;
+    power++;
+  }
+  return `${value.toFixed(power === 0 ? 0 : 1)} ${UNITS[power] ?? ''}`;
 }

@@ -2,7 +2,7 @@
 import { CgroupNames } from '../datapath/cgroups.js';
 import { Datapath } from '../datapath/datapath.js';
 import { UserError } from '../errors.js';
-import { cgroupRoot, requireRoot } from '../probe/host.js';
+import { cgroupRoot, isBpffsDirectory, requireRoot } from '../probe/host.js';
 
 export interface Reading {
   datapath: Datapath;
@@ -12,7 +12,7 @@ export interface Reading {
 /** @throws UserError if nothing is pinned there. */
 export function withDatapath<T>(pinDir: string, objectFile: string, read: (reading: Reading) => T): T {
   requireRoot('reading the datapath');
-  if (Datapath.pinState(pinDir) !== 'complete') {
+  if (!isBpffsDirectory(pinDir) || Datapath.pinState(pinDir) !== 'complete') {
     throw new UserError(
       `no datapath is loaded in ${pinDir}: start one with "slipstream-bpf up", or give its --pin-dir`,
     );

@@ -3,7 +3,7 @@ import { DirectoryLock } from '../../addon/index.js';
 import { CgroupNames } from '../datapath/cgroups.js';
 import { Datapath } from '../datapath/datapath.js';
 import type { State } from '../datapath/pair-table.js';
-import { cgroupRoot, requireRoot } from '../probe/host.js';
+import { cgroupRoot, isBpffsDirectory, requireRoot } from '../probe/host.js';
 import { formatBytes, renderTable } from './pairs.js';
 import { cgroupTotals } from './totals.js';
 
@@ -36,7 +36,7 @@ export interface Status {
 /** @throws UserError without root. */
 export function readStatus(pinDir: string, objectFile: string, version: string): Status {
   requireRoot('status');
-  if (Datapath.pinState(pinDir) !== 'complete') return { version, pinDir, loaded: false };
+  if (!isBpffsDirectory(pinDir) || Datapath.pinState(pinDir) !== 'complete') return { version, pinDir, loaded: false };
   const datapath = Datapath.adopt(objectFile, pinDir);
   try {
     const cgroups = new CgroupNames(cgroupRoot());

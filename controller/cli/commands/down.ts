@@ -1,7 +1,7 @@
 import type { CommandModule } from 'yargs';
 
 import { down } from '../../daemon/down.js';
-import { makeLog, pinDirOption, requireNumber, requireOnce, say, timeoutOption } from '../options.js';
+import { makeLog, pinDirOption, requireNumber, say, timeoutOption } from '../options.js';
 import { objectFile } from '../package-info.js';
 
 interface DownArguments {
@@ -20,8 +20,6 @@ export const downCommand: CommandModule<object, DownArguments> = {
       describe: 'Remove what is not drained in time too: those connections lose redirected data',
     }),
   handler: async (args) => {
-    requireOnce('pin-dir', args['pin-dir']);
-    requireOnce('timeout', args.timeout);
     await down(
       {
         pinDir: args['pin-dir'],

@@ -1,9 +1,11 @@
+import { setTimeout } from 'node:timers/promises';
+
 import type { CommandModule } from 'yargs';
 
 import { STATES, type State } from '../../datapath/pair-table.js';
 import { pairRows, renderPairs } from '../../view/pairs.js';
 import { withDatapath } from '../../view/reader.js';
-import { jsonOption, pinDirOption, requireOnce, say } from '../options.js';
+import { jsonOption, pinDirOption, say } from '../options.js';
 import { objectFile } from '../package-info.js';
 
 interface PairsArguments {
@@ -29,22 +31,27 @@ export const pairsCommand: CommandModule<object, PairsArguments> = {
       .option('watch', { type: 'boolean', default: false, describe: 'Print the list every second until interrupted' })
       .option('json', jsonOption),
   handler: async (args) => {
-    requireOnce('pin-dir', args['pin-dir']);
-    requireOnce('state', args.state);
     const print = (): void => {
       const rows = withDatapath(args['pin-dir'], objectFile(), ({ datapath, cgroups }) =>
         pairRows(datapath, cgroups, args.state),
       );
       say(args.json ? JSON.stringify(rows, undefined, args.watch ? 0 : 2) : renderPairs(rows));
     };
-    print();
-    if (!args.watch) return;
-    await new Promise<void>((resolve) => {
-      const timer = setInterval(print, WATCH_INTERVAL);
-      process.once('SIGINT', () => {
-        clearInterval(timer);
-        resolve();
-      });
-    });
+    const stop = new AbortController();
+    const end = (): void => {
+      stop.abort();
+    };
+    // Standard output fails when nobody reads it any more.
+    if (args.watch) {
+      process.once('SIGINT', end).once('SIGTERM', end);
+      process.stdout.once('error', end);
+    }
+    do print();
+    while (args.watch && (await pause(WATCH_INTERVAL, stop.signal)));
   },
 };
+
+/** False if it was cut short. */
+function pause(ms: number, signal: AbortSignal): Promise<boolean> {
+  return setTimeout(ms, true, { signal }).catch(() => false);
+}

@@ -3,6 +3,7 @@ import type { CommandModule } from 'yargs';
 import { readPolicy } from '../../daemon/policy-source.js';
 import { formatProblem } from '../../policy/parse.js';
 import { policyJsonSchema } from '../../policy/schema.js';
+import { addCommands } from '../mistakes.js';
 import { jsonOption, say } from '../options.js';
 
 const checkCommand: CommandModule<object, { file: string; json: boolean }> = {
@@ -34,7 +35,6 @@ const schemaCommand: CommandModule = {
 export const policyCommand: CommandModule = {
   command: 'policy',
   describe: 'Work with policy files',
-  builder: (yargs) =>
-    yargs.command(checkCommand).command(schemaCommand).demandCommand(1, 'a policy command is missing: check or schema'),
+  builder: (yargs) => addCommands(yargs, [checkCommand, schemaCommand], 1),
   handler: () => undefined,
 };

@@ -1,7 +1,7 @@
 import type { CommandModule } from 'yargs';
 
 import { up } from '../../daemon/up.js';
-import { logLevelOption, makeLog, pinDirOption, requireNumber, requireOnce, say, timeoutOption } from '../options.js';
+import { logLevelOption, makeLog, pinDirOption, requireNumber, say, timeoutOption } from '../options.js';
 import { objectFile, VERSION } from '../package-info.js';
 
 interface UpArguments {
@@ -42,9 +42,6 @@ export const upCommand: CommandModule<object, UpArguments> = {
       .option('timeout', timeoutOption)
       .option('log-level', logLevelOption),
   handler: async (args) => {
-    for (const name of ['policy', 'cgroup', 'pin-dir', 'metrics', 'max-pairs', 'timeout', 'log-level'] as const) {
-      requireOnce(name, args[name]);
-    }
     await up(
       {
         policy: args.policy,

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import type { PairRecord } from '../../../controller/datapath/pair-table.js';
 import { type Child, program, type Sandbox, type SpawnOptions } from './sandbox.js';
 import { eventually, type Stack } from './stack.js';
+import { netnsInode } from './topology.js';
 
 export interface Answer {
   ok: boolean;
@@ -66,6 +67,12 @@ export interface ConnectionOptions {
   address?: string;
   /** Listen here when it differs, for instance `::` for v4-mapped. */
   listen?: string;
+  /** Port to listen on; default: one that is free. */
+  port?: number;
+  /** Port to connect to when something between the ends changes it. */
+  connectPort?: number;
+  /** The client's own address and port. */
+  bind?: { address: string; port: number };
   blocking?: boolean;
   client?: SpawnOptions;
   server?: SpawnOptions;
@@ -77,15 +84,23 @@ export interface ConnectionOptions {
 export class Connection {
   readonly client: Endpoint;
   readonly server: Endpoint;
+  /** Of the client's and the server's network namespace. */
+  readonly netns: readonly [number, number];
+  /** The server's own port. */
   port = 0;
+  /** The client's own port. */
+  clientPort = 0;
+  /** The client's port as the server sees it. */
+  seenPort = 0;
 
-  private constructor(client: Endpoint, server: Endpoint) {
-    this.client = client;
-    this.server = server;
+  private constructor(sandbox: Sandbox, options: ConnectionOptions) {
+    this.client = new Endpoint(sandbox, options.client);
+    this.server = new Endpoint(sandbox, options.server);
+    this.netns = [netnsInode(options.client?.netns), netnsInode(options.server?.netns)];
   }
 
   static async open(sandbox: Sandbox, options: ConnectionOptions = {}): Promise<Connection> {
-    const connection = new Connection(new Endpoint(sandbox, options.client), new Endpoint(sandbox, options.server));
+    const connection = new Connection(sandbox, options);
     const { client, server } = connection;
     const address = options.address ?? '127.0.0.1';
     const listen = options.listen ?? address;
@@ -96,14 +111,30 @@ export class Connection {
       await server.do(`setsockopt 1 ${option}`);
       await client.do(`setsockopt 2 ${option}`);
     }
-    connection.port = (await server.do(`listen 1 ${listen} 0`)).port ?? 0;
-    await client.do(`connect 2 ${address} ${String(connection.port)}`);
-    await server.do('accept 1 2');
+    connection.port = (await server.do(`listen 1 ${listen} ${String(options.port ?? 0)}`)).port ?? 0;
+    if (options.bind) await client.do(`bind 2 ${options.bind.address} ${String(options.bind.port)}`);
+    const connected = await client.do(`connect 2 ${address} ${String(options.connectPort ?? connection.port)}`);
+    connection.clientPort = connected.port ?? 0;
+    connection.seenPort = (await server.do('accept 1 2')).port ?? 0;
     if (options.blocking !== true) {
       await client.do('nonblock 2 1');
       await server.do('nonblock 2 1');
     }
     return connection;
+  }
+
+  /** This connection's pair, by what both ends know of themselves. */
+  pairIn(stack: Stack): PairRecord | undefined {
+    const [clientNetns, serverNetns] = this.netns;
+    return stack
+      .records()
+      .find(
+        ({ ends: [client, server] }) =>
+          client.port === this.clientPort &&
+          client.netns === clientNetns &&
+          server.port === this.port &&
+          server.netns === serverNetns,
+      );
   }
 
   /** Request and response, verified on both ends. */
@@ -136,7 +167,7 @@ export class Connection {
     const deadline = Date.now() + timeoutMs;
     for (;;) {
       await this.pingPong(8, 64, wait);
-      const record = stack.pairOn(this.port);
+      const record = this.pairIn(stack);
       if (record !== undefined && isReached(record)) return record;
       if (Date.now() > deadline) {
         throw new Error(
@@ -156,7 +187,7 @@ export class Connection {
   /** Waits until the pair is in a state. */
   async inState(stack: Stack, state: PairRecord['control']['state']): Promise<PairRecord> {
     return eventually(`pair on port ${String(this.port)} ${state}`, () => {
-      const record = stack.pairOn(this.port);
+      const record = this.pairIn(stack);
       return record?.control.state === state && record;
     });
   }

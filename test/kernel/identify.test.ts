@@ -1,0 +1,965 @@
+/**
+ * Which connections are paired, with whom, and which are left alone. Wherever a
+ * pair is expected, its record, its promotion, the bytes redirected each way and
+ * the data itself are checked.
+ */
+import assert from 'node:assert/strict';
+import { inspect } from 'node:util';
+
+import { cgroupId } from '../../addon/index.js';
+import { type End, type PairRecord, SIDES } from '../../controller/datapath/pair-table.js';
+import { Connection, type ConnectionOptions, Endpoint } from './support/endpoint.js';
+import { type Child, needsRoot, Sandbox, skip, type SpawnOptions } from './support/sandbox.js';
+import { eventually, Stack, type StackOptions } from './support/stack.js';
+import {
+  allowSyn,
+  CLIENT,
+  dropSyn,
+  HOST_TO_CLIENT,
+  HOST_TO_SERVER,
+  inside,
+  interfaceBytes,
+  joinByVeth,
+  makeContainerHost,
+  publishPort,
+  SERVER,
+  sysctl,
+  TO_SERVER,
+} from './support/topology.js';
+
+/** Sends so many messages of so many bytes each way and checks them. */
+type Exchange = (count: number, size: number) => Promise<unknown>;
+
+/**
+ * Sockets of a Python process, for calls that the endpoint program lacks. Each
+ * line of input is an expression or statements; the answer is its value.
+ */
+const PYTHON_LOOP = String.raw`
+import ctypes, json, os, select, socket, struct, sys
+TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ, TCP_REPAIR_WINDOW = 19, 20, 21, 29
+RECEIVE_QUEUE, SEND_QUEUE, NO_PROBE = 1, 2, -1
+HOME = '127.0.0.1'
+libc = ctypes.CDLL(None, use_errno=True)
+
+def listener(protocol=0, backlog=128, **options):
+    s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, protocol)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for name, value in options.items():
+        s.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    s.bind((HOME, 0))
+    s.listen(backlog)
+    return s
+
+def client(of, protocol=0):
+    s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, protocol)
+    s.connect(of.getsockname())
+    return s
+
+def connection(of):
+    c = client(of)
+    return c, of.accept()[0]
+
+def port(s):
+    return s.getsockname()[1]
+
+def receive(s, size):
+    data = b''
+    while len(data) < size:
+        poll = select.poll()
+        poll.register(s, select.POLLIN)
+        assert poll.poll(10000), 'nothing came'
+        part = s.recv(size - len(data), socket.MSG_DONTWAIT)
+        assert part, 'end of stream'
+        data += part
+    return data
+
+def move(a, b, size):
+    data = os.urandom(size)
+    a.sendall(data)
+    assert receive(b, size) == data, 'the data differ'
+
+def exchange(a, b, count, size):
+    for _ in range(count):
+        move(a, b, size)
+        move(b, a, size)
+
+def reset(s):
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    s.close()
+
+def disconnect(s):
+    if libc.connect(s.fileno(), struct.pack('H14x', socket.AF_UNSPEC), 16):
+        raise OSError(ctypes.get_errno(), 'connect')
+
+# Sequence numbers of what this socket sends and receives next.
+def sequences(s):
+    s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+    numbers = []
+    for queue in SEND_QUEUE, RECEIVE_QUEUE:
+        s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, queue)
+        numbers.append(s.getsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ) & 0xffffffff)
+    return numbers
+
+# A socket that is established without a handshake and still in repair mode.
+def restored(own, peer, numbers):
+    s = socket.socket()
+    s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+    s.bind(own)
+    for queue, number in zip((SEND_QUEUE, RECEIVE_QUEUE), numbers):
+        s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, queue)
+        s.setsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ, struct.pack('I', number))
+    s.connect(peer)
+    return s
+
+def end_repair(s, how=0):
+    s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, how)
+
+# What checkpoint and restore do to a socket whose queues are empty.
+def restore(s):
+    numbers, own, peer = sequences(s), s.getsockname(), s.getpeername()
+    window = s.getsockopt(socket.IPPROTO_TCP, TCP_REPAIR_WINDOW, 20)
+    s.close()
+    s = restored(own, peer, numbers)
+    s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_WINDOW, window)
+    return s
+
+scope = globals()
+for line in sys.stdin:
+    code, answer = json.loads(line), {}
+    try:
+        try:
+            answer['value'] = eval(compile(code, 'test', 'eval'), scope)
+        except SyntaxError:
+            exec(code, scope)
+    except Exception as error:
+        answer['error'] = repr(error)
+    print(json.dumps(answer), flush=True)
+`;
+
+class Python {
+  readonly #child: Child;
+  #answers = 0;
+
+  constructor(sandbox: Sandbox, options: SpawnOptions = {}) {
+    this.#child = sandbox.spawn('python3', ['-u', '-c', PYTHON_LOOP], options);
+  }
+
+  /** Runs code; returns the value of an expression. */
+  async run<T = unknown>(code: string): Promise<T> {
+    const line = this.#answers++;
+    this.#child.write(JSON.stringify(code));
+    const text = await this.#child.until(({ lines }) => lines[line]);
+    const answer = JSON.parse(text) as { value?: T; error?: string };
+    if (answer.error !== undefined) throw new Error(`${code}: ${answer.error}`);
+    return answer.value as T;
+  }
+
+  /** Between two of its sockets. */
+  exchange(a: string, b: string): Exchange {
+    return (count, size) => this.run(`exchange(${a}, ${b}, ${String(count)}, ${String(size)})`);
+  }
+}
+
+describe('identify', function () {
+  this.timeout(60_000);
+  let sandbox: Sandbox;
+  let stack: Stack;
+
+  before(function () {
+    needsRoot(this);
+  });
+
+  beforeEach(() => {
+    sandbox = new Sandbox('identify');
+  });
+
+  afterEach(() => sandbox.dispose());
+
+  function start(options: StackOptions = {}): void {
+    stack = new Stack(sandbox, options);
+  }
+
+  /** The reasons counted so far. */
+  function unpaired(): Record<string, number> {
+    return Object.fromEntries(Object.entries(stack.datapath.counters().unpaired).filter(([, count]) => count > 0));
+  }
+
+  const isDirect = (pair: PairRecord): boolean =>
+    pair.control.state === 'inserted' && pair.directions.every(({ path }) => path === 'direct');
+
+  /** Exchanges messages until the pair is promoted; then every message must be redirected, both ways. */
+  async function accelerated(find: () => PairRecord | undefined, exchange: Exchange): Promise<PairRecord> {
+    const promoted = await eventually('the pair', find);
+    const deadline = Date.now() + 10_000;
+    let now: PairRecord | undefined = promoted;
+    while (now === undefined || !isDirect(now)) {
+      assert.ok(
+        Date.now() < deadline,
+        `not redirecting within 10 s: ${inspect(now, { depth: 4 })}, ${inspect(stack.passed())}`,
+      );
+      await exchange(8, 64);
+      now = find();
+    }
+    await exchange(20, 500);
+    const after = stack.datapath.pairs.read(promoted.slot);
+    assert.ok(after);
+    assert.deepEqual(
+      after.directions.map(({ redirectedBytes }, side) => redirectedBytes - now.directions[side]!.redirectedBytes),
+      [10_000, 10_000],
+      JSON.stringify(stack.passed()),
+    );
+    assert.equal(after.control.generation, promoted.control.generation);
+    return after;
+  }
+
+  /** The same for two sockets of one process. */
+  async function acceleratedBetween(p: Python, client: string, server: string): Promise<PairRecord> {
+    const [clientPort, serverPort] = [await p.run<number>(`port(${client})`), await p.run<number>(`port(${server})`)];
+    const find = (): PairRecord | undefined => stack.records().find(({ ends: [end] }) => end.port === clientPort);
+    const pair = await accelerated(find, p.exchange(client, server));
+    assertEnds(pair, { port: clientPort, remotePort: serverPort }, { port: serverPort, remotePort: clientPort });
+    return pair;
+  }
+
+  /** The data are right, no pair was ever made for them and nothing was redirected. */
+  async function plain(exchange: Exchange): Promise<void> {
+    const { pairs } = stack.datapath.counters();
+    const redirected = stack.redirected();
+    await exchange(100, 300);
+    assert.equal(stack.datapath.counters().pairs, pairs);
+    assert.deepEqual(stack.redirected(), redirected);
+  }
+
+  /** Compares the fields named in the expectations. */
+  function assertEnds(pair: PairRecord, client: Partial<End>, server: Partial<End>): void {
+    for (const [side, wanted] of [client, server].entries()) {
+      const end = pair.ends[side];
+      assert.ok(end);
+      const got = Object.fromEntries(Object.keys(wanted).map((name) => [name, end[name as keyof End]]));
+      assert.deepEqual(got, wanted, `side ${String(side)}`);
+    }
+  }
+
+  /** Opens a connection between two cgroups, has it accelerated and checks the record against what the programs know. */
+  async function checked(options: ConnectionOptions, client: Partial<End>, server: Partial<End>): Promise<Connection> {
+    const homes = ['client', 'server'].map((name) => sandbox.makeCgroup(name)) as [string, string];
+    const c = await Connection.open(sandbox, {
+      ...options,
+      client: { cgroup: homes[0], ...options.client },
+      server: { cgroup: homes[1], ...options.server },
+    });
+    const pair = await accelerated(
+      () => c.pairIn(stack),
+      (count, size) => c.pingPong(count, size),
+    );
+    const own = (side: 0 | 1): Partial<End> => {
+      const { receives, receivedBytes } = pair.ends[side];
+      assert.ok(receives > 0 && receivedBytes > 0);
+      return {
+        netns: c.netns[side],
+        cgroupId: cgroupId(homes[side]),
+        pid: [c.client, c.server][side]!.child.pid,
+        program: 'endpoint',
+      };
+    };
+    assertEnds(
+      pair,
+      { ...own(0), port: c.clientPort, remotePort: options.connectPort ?? c.port, ...client },
+      { ...own(1), port: c.port, remotePort: c.seenPort, ...server },
+    );
+    assert.deepEqual(unpaired(), {});
+    return c;
+  }
+
+  /** Waits until every slot has come back, and checks that none was lost or counted twice on the way. */
+  async function nothingLeaked(slots: number): Promise<void> {
+    await eventually('all slots are free', () => stack.datapath.pairs.tally().free === slots);
+    const { releaseFailed, totalsLost, closedPairs } = stack.datapath.counters();
+    assert.deepEqual({ releaseFailed, totalsLost }, { releaseFailed: 0, totalsLost: 0 });
+    assert.deepEqual(stack.datapath.occupiedSlots(), []);
+    assert.equal(generations(slots), closedPairs, 'each claimed slot was returned once');
+    // The queue of free slots holds each of them, once.
+    const p = new Python(sandbox);
+    const before = stack.datapath.counters();
+    await p.run(`listening = listener(); held = [connection(listening) for _ in range(${String(slots + 1)})]`);
+    const after = stack.datapath.counters();
+    assert.equal(after.pairs - before.pairs, slots);
+    assert.equal((after.unpaired['table_full'] ?? 0) - (before.unpaired['table_full'] ?? 0), 1);
+    assert.equal(stack.records('observed').length, slots);
+    await p.run('[s.close() for pair in held for s in pair]');
+    await eventually('all slots are free again', () => stack.datapath.pairs.tally().free === slots);
+  }
+
+  /** How often a slot has been claimed. */
+  function generations(slots: number): number {
+    return Array.from({ length: slots }, (_, slot) => stack.datapath.pairs.control(slot).generation).reduce(
+      (a, b) => a + b,
+      0,
+    );
+  }
+
+  describe('on loopback', () => {
+    const here = { address: '127.0.0.1', remoteAddress: '127.0.0.1', family: 4 } as const;
+    for (const [what, options, end] of [
+      ['IPv4', {}, here],
+      ['IPv6', { address: '::1' }, { address: '::1', remoteAddress: '::1', family: 6 }],
+      ['an IPv4 client of an IPv6 listener', { listen: '::' }, here],
+      ['a v4-mapped client of an IPv4 listener', { address: '::ffff:127.0.0.1', listen: '127.0.0.1' }, here],
+      ['a v4-mapped client of an IPv6 listener', { address: '::ffff:127.0.0.1', listen: '::' }, here],
+      [
+        'another loopback address',
+        { address: '127.7.7.7', listen: '0.0.0.0', bind: { address: '127.8.8.8', port: 0 } },
+        undefined,
+      ],
+    ] as const) {
+      it(what, async () => {
+        start();
+        await checked(
+          options,
+          end ?? { address: '127.8.8.8', remoteAddress: '127.7.7.7' },
+          end ?? { address: '127.7.7.7', remoteAddress: '127.8.8.8' },
+        );
+      });
+    }
+
+    it('several connections at once, each with its own peer', async () => {
+      start();
+      const count = 8;
+      const server = new Endpoint(sandbox);
+      const port = (await server.do('listen 1 127.0.0.1 0')).port ?? 0;
+      const clients = Array.from({ length: count }, () => new Endpoint(sandbox));
+      const byPort = new Map<number, Endpoint>();
+      await Promise.all(
+        clients.map(async (client) =>
+          byPort.set((await client.do(`connect 2 127.0.0.1 ${String(port)}`)).port ?? 0, client),
+        ),
+      );
+      assert.equal(byPort.size, count);
+      // The order of acceptance is not that of connecting: each end's port says who is who.
+      const ends: { handle: number; client: Endpoint; clientPort: number }[] = [];
+      for (let handle = 10; handle < 10 + count; handle++) {
+        const clientPort = (await server.do(`accept 1 ${String(handle)}`)).port ?? 0;
+        const client = byPort.get(clientPort);
+        assert.ok(client, `nobody connected from port ${String(clientPort)}`);
+        await client.do(`key 2 ${String(2 * clientPort)} ${String(2 * clientPort + 1)}`);
+        await client.do('nonblock 2 1');
+        await server.do(`nonblock ${String(handle)} 1`);
+        await server.do(`key ${String(handle)} ${String(2 * clientPort + 1)} ${String(2 * clientPort)}`);
+        ends.push({ handle, client, clientPort });
+      }
+      const pairs = await Promise.all(
+        ends.map(async ({ handle, client, clientPort }) => {
+          const pair = await accelerated(
+            () => stack.records().find(({ ends: [end] }) => end.port === clientPort),
+            async (messages, size) => {
+              const echo = await server.background(
+                `echo${String(handle)}`,
+                `echo ${String(handle)} ${String(messages)} ${String(size)}`,
+              );
+              await client.do(`ask 2 ${String(messages)} ${String(size)}`);
+              const answer = await echo.answer;
+              assert.ok(answer.ok, JSON.stringify(answer));
+            },
+          );
+          assertEnds(
+            pair,
+            { port: clientPort, remotePort: port, pid: client.child.pid },
+            { port, remotePort: clientPort, pid: server.child.pid },
+          );
+          return pair;
+        }),
+      );
+      assert.equal(new Set(pairs.map(({ slot }) => slot)).size, count);
+      assert.equal(stack.datapath.counters().pairs, count);
+    });
+
+    it('a server that waits for data before it accepts (TCP_DEFER_ACCEPT)', async () => {
+      start();
+      const p = new Python(sandbox);
+      await p.run('listening = listener(TCP_DEFER_ACCEPT=30); c = client(listening)');
+      assert.equal(stack.datapath.pairs.tally().half, 1);
+      await p.run('c.sendall(b"first"); s = listening.accept()[0]; assert receive(s, 5) == b"first"');
+      await acceleratedBetween(p, 'c', 's');
+      assert.deepEqual(unpaired(), {});
+    });
+  });
+
+  describe('between network namespaces', () => {
+    for (const [what, addresses] of [
+      ['IPv4', ['10.76.0.1', '10.76.0.2']],
+      ['IPv6', ['fd76::1', 'fd76::2']],
+    ] as const) {
+      it(`over a veth pair, ${what}, which the payload then leaves`, async () => {
+        start();
+        const netns = [sandbox.makeNetns('client'), sandbox.makeNetns('server')] as const;
+        const prefix = what === 'IPv4' ? 24 : 64;
+        joinByVeth(
+          { netns: netns[0], device: 'eth0', addresses: [`${addresses[0]}/${String(prefix)}`] },
+          { netns: netns[1], device: 'eth0', addresses: [`${addresses[1]}/${String(prefix)}`] },
+        );
+        const c = await checked(
+          { address: addresses[1], client: { netns: netns[0] }, server: { netns: netns[1] } },
+          { address: addresses[0], remoteAddress: addresses[1] },
+          { address: addresses[1], remoteAddress: addresses[0] },
+        );
+        assert.notEqual(c.netns[0], c.netns[1]);
+        const pair = c.pairIn(stack);
+        assert.ok(pair);
+        const grown = async (): Promise<number> => {
+          const before = interfaceBytes(netns[1], 'eth0');
+          await c.pingPong(256, 4096);
+          return interfaceBytes(netns[1], 'eth0') - before;
+        };
+        const payload = 2 * 256 * 4096;
+        for (const side of SIDES) stack.datapath.pairs.hold(pair.slot, side, true);
+        const overTcp = await grown();
+        assert.ok(overTcp > payload, `only ${String(overTcp)} bytes crossed while held on TCP`);
+        for (const side of SIDES) stack.datapath.pairs.hold(pair.slot, side, false);
+        await c.promote(stack);
+        const redirected = await grown();
+        assert.ok(redirected < 0.05 * (payload / 2), `${String(redirected)} bytes crossed though redirected`);
+      });
+    }
+
+    it('from the host to a container', async () => {
+      start();
+      const { host, server } = makeContainerHost(sandbox);
+      await checked(
+        { address: SERVER, listen: '0.0.0.0', client: { netns: host }, server: { netns: server } },
+        { address: HOST_TO_SERVER, remoteAddress: SERVER },
+        { address: SERVER, remoteAddress: HOST_TO_SERVER },
+      );
+    });
+
+    it('from one container to another through the host', async () => {
+      start();
+      const { host, client, server } = makeContainerHost(sandbox);
+      const c = await checked(
+        { address: SERVER, client: { netns: client }, server: { netns: server } },
+        { address: CLIENT, remoteAddress: SERVER },
+        { address: SERVER, remoteAddress: CLIENT },
+      );
+      const before = interfaceBytes(host, TO_SERVER);
+      await c.pingPong(256, 4096);
+      assert.ok(interfaceBytes(host, TO_SERVER) - before < 0.05 * 256 * 4096);
+    });
+
+    for (const [what, who, address, remoteAddress] of [
+      ['the host itself', 'host', HOST_TO_SERVER, HOST_TO_SERVER],
+      ['another container', 'client', CLIENT, HOST_TO_CLIENT],
+      ['the same container, there and back', 'server', SERVER, HOST_TO_SERVER],
+    ] as const) {
+      it(`through a published port (DNAT and MASQUERADE) from ${what}`, async function () {
+        start();
+        const namespaces = makeContainerHost(sandbox);
+        const problem = publishPort(namespaces.host, 8080, { address: SERVER, port: 80 });
+        if (problem !== undefined) skip(this, problem);
+        const c = await checked(
+          {
+            listen: SERVER,
+            port: 80,
+            address: remoteAddress,
+            connectPort: 8080,
+            client: { netns: namespaces[who] },
+            server: { netns: namespaces.server },
+          },
+          { address, remoteAddress, remotePort: 8080 },
+          { address: SERVER, port: 80, remoteAddress: HOST_TO_SERVER },
+        );
+        assert.notEqual(c.port, 8080);
+      });
+    }
+
+    it('the same addresses and ports in two places at once', async () => {
+      start();
+      const connections: Connection[] = [];
+      const options = { address: '10.76.0.2', port: 5000, bind: { address: '10.76.0.1', port: 4000 } };
+      for (const place of ['a', 'b']) {
+        const netns = [sandbox.makeNetns(`client-${place}`), sandbox.makeNetns(`server-${place}`)] as const;
+        joinByVeth(
+          { netns: netns[0], device: 'eth0', addresses: ['10.76.0.1/24'] },
+          { netns: netns[1], device: 'eth0', addresses: ['10.76.0.2/24'] },
+        );
+        const c = await Connection.open(sandbox, {
+          ...options,
+          client: { netns: netns[0] },
+          server: { netns: netns[1] },
+        });
+        const key = 100 + 2 * connections.push(c);
+        await c.client.do(`key 2 ${String(key)} ${String(key + 1)}`);
+        await c.server.do(`key 2 ${String(key + 1)} ${String(key)}`);
+      }
+      const pairs = await Promise.all(
+        connections.map((c) =>
+          accelerated(
+            () => c.pairIn(stack),
+            (count, size) => c.pingPong(count, size),
+          ),
+        ),
+      );
+      for (const [index, c] of connections.entries()) {
+        assertEnds(
+          pairs[index]!,
+          { address: '10.76.0.1', port: 4000, netns: c.netns[0], pid: c.client.child.pid },
+          { address: '10.76.0.2', port: 5000, netns: c.netns[1], pid: c.server.child.pid },
+        );
+      }
+      assert.equal(new Set(connections.flatMap(({ netns }) => netns)).size, 4);
+      assert.equal(stack.datapath.counters().pairs, 2);
+      assert.deepEqual(unpaired(), {});
+    });
+  });
+
+  describe('one end outside the attached cgroup', () => {
+    for (const [side, reason] of [
+      ['client', 'remote_client'],
+      ['server', 'remote_server'],
+    ] as const) {
+      it(`the ${side}`, async () => {
+        start();
+        const c = await Connection.open(sandbox, { [side]: { cgroup: sandbox.makeCgroup('outside', 'beside') } });
+        await plain((count, size) => c.pingPong(count, size));
+        assert.deepEqual(unpaired(), { [reason]: 1 });
+        assert.equal(stack.datapath.pairs.tally().free, 1024);
+      });
+    }
+  });
+
+  describe('with something between the ends', () => {
+    it('a proxy makes two pairs', async () => {
+      start();
+      const server = new Endpoint(sandbox);
+      const client = new Endpoint(sandbox);
+      const serverPort = (await server.do('listen 1 127.0.0.1 0')).port ?? 0;
+      const proxy = sandbox.spawn(process.execPath, [
+        '-e',
+        `const net = require('node:net');
+         const proxy = net.createServer((near) => {
+           const far = net.connect(${String(serverPort)}, '127.0.0.1');
+           near.setNoDelay(true).pipe(far.setNoDelay(true)).pipe(near);
+         }).listen(0, '127.0.0.1', () => console.log(proxy.address().port));`,
+      ]);
+      const proxyPort = Number(await proxy.until(({ lines }) => lines[0]));
+      const clientPort = (await client.do(`connect 2 127.0.0.1 ${String(proxyPort)}`)).port ?? 0;
+      const proxyClientPort = (await server.do('accept 1 2')).port ?? 0;
+      for (const end of [client, server]) await end.do('nonblock 2 1');
+      const exchange: Exchange = async (count, size) => {
+        const echo = await server.background('echo', `echo 2 ${String(count)} ${String(size)}`);
+        await client.do(`ask 2 ${String(count)} ${String(size)}`);
+        const answer = await echo.answer;
+        assert.ok(answer.ok, JSON.stringify(answer));
+      };
+      const near = (): PairRecord | undefined => stack.pairOn(proxyPort);
+      const far = (): PairRecord | undefined => stack.pairOn(serverPort);
+      // One may redirect long before the other.
+      await accelerated(near, exchange);
+      assertEnds(
+        await accelerated(far, exchange),
+        { port: proxyClientPort, remotePort: serverPort, pid: proxy.pid },
+        { port: serverPort, remotePort: proxyClientPort, pid: server.child.pid },
+      );
+      assertEnds(
+        await accelerated(near, exchange),
+        { port: clientPort, remotePort: proxyPort, pid: client.child.pid },
+        { port: proxyPort, remotePort: clientPort, pid: proxy.pid },
+      );
+      assert.equal(stack.datapath.counters().pairs, 2);
+    });
+  });
+
+  describe('sequence numbers that somebody chose (TCP_REPAIR)', () => {
+    /** In a namespace where nothing but the sequence numbers has to be restored. */
+    function simpleNetns(): string {
+      const netns = sandbox.makeNetns('repair');
+      for (const option of ['timestamps', 'window_scaling', 'sack']) sysctl(netns, `net.ipv4.tcp_${option}`, 0);
+      return netns;
+    }
+
+    it('two sockets that never shook hands are not paired', async () => {
+      start();
+      const p = new Python(sandbox, { netns: simpleNetns() });
+      await p.run(`
+one, two = (HOME, 4001), (HOME, 4002)
+a, b = restored(one, two, (1000, 2000)), restored(two, one, (2000, 1000))
+end_repair(a), end_repair(b)`);
+      await plain(p.exchange('a', 'b'));
+      assert.deepEqual(unpaired(), { remote_server: 2 });
+    });
+
+    it("a handshake of others can't be claimed", async () => {
+      start();
+      const netns = simpleNetns();
+      const inner = new Python(sandbox, { netns });
+      const outer = new Python(sandbox, { netns, cgroup: sandbox.makeCgroup('outside', 'beside') });
+      const port = await inner.run<number>('(listening := listener(TCP_DEFER_ACCEPT=30)) and port(listening)');
+      // The handshake is known and its client is nobody's: the best moment for an impostor.
+      await outer.run(`c = socket.create_connection((HOME, ${String(port)}))`);
+      const numbers = await outer.run<number[]>('sequences(c)');
+      await outer.run('end_repair(c, NO_PROBE)');
+      await inner.run(`impostor = restored((HOME, 4001), (HOME, 4002), ${JSON.stringify(numbers)})`);
+      assert.deepEqual(unpaired(), { repair: 1 });
+      assert.equal(stack.datapath.pairs.tally().free, 1024);
+      await outer.run('c.sendall(b"question")');
+      await inner.run('s = listening.accept()[0]; assert receive(s, 8) == b"question"; s.sendall(b"answer")');
+      await outer.run('assert receive(c, 6) == b"answer"');
+      assert.deepEqual(unpaired(), { repair: 1, remote_client: 1 });
+      assert.equal(stack.datapath.counters().pairs, 0);
+    });
+
+    it('a promoted client that is restored goes on over TCP', async () => {
+      start({ maxPairs: 2 });
+      const p = new Python(sandbox, { netns: simpleNetns() });
+      await p.run('listening = listener(); c, s = connection(listening)');
+      await acceleratedBetween(p, 'c', 's');
+      await p.run('c = restore(c); end_repair(c)');
+      await plain(p.exchange('c', 's'));
+      assert.deepEqual(unpaired(), { remote_server: 1 });
+      await p.run('c.close(); s.close(); listening.close()');
+      await nothingLeaked(2);
+    });
+
+    it('a client restored before the server joined is not paired, though its slot has gone to others', async () => {
+      start({ maxPairs: 1 });
+      const p = new Python(sandbox, { netns: simpleNetns() });
+      await p.run('listening = listener(TCP_DEFER_ACCEPT=30); c = client(listening)');
+      assert.equal(stack.datapath.pairs.tally().half, 1);
+      await p.run('c = restore(c); end_repair(c, NO_PROBE)');
+      assert.equal(stack.datapath.pairs.tally().free, 1);
+      await p.run('other = listener(); a, b = connection(other)');
+      await p.run('c.sendall(b"first"); s = listening.accept()[0]; assert receive(s, 5) == b"first"');
+      await plain(p.exchange('c', 's'));
+      assert.deepEqual(unpaired(), { repair: 1, released: 1 });
+      await acceleratedBetween(p, 'a', 'b');
+      await p.run('for x in a, b, c, s, listening, other: x.close()');
+      await nothingLeaked(1);
+    });
+
+    it('a client that only chose its first sequence number is paired rightly', async () => {
+      start();
+      const p = new Python(sandbox, { netns: simpleNetns() });
+      const port = await p.run<number>('(listening := listener()) and port(listening)');
+      await p.run(`
+def chosen(number):
+    s = socket.socket()
+    s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+    s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, SEND_QUEUE)
+    s.setsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ, struct.pack('I', number))
+    end_repair(s)
+    s.connect(listening.getsockname())
+    return s, listening.accept()[0]
+a, b = chosen(77)
+c, d = chosen(77)`);
+      for (const [client, server] of [
+        ['a', 'b'],
+        ['c', 'd'],
+      ] as const) {
+        assertEnds(await acceleratedBetween(p, client, server), {}, { port });
+      }
+    });
+  });
+
+  describe('unusual handshakes', () => {
+    it('TCP Fast Open: left to TCP when the first segment carries data, paired when it does not', async () => {
+      start();
+      const netns = sandbox.makeNetns('fastopen');
+      sysctl(netns, 'net.ipv4.tcp_fastopen', 3);
+      const p = new Python(sandbox, { netns });
+      const port = await p.run<number>('(listening := listener(TCP_FASTOPEN=16)) and port(listening)');
+      await p.run(`
+def fast_open():
+    c = socket.socket()
+    c.sendto(b'hello', socket.MSG_FASTOPEN, listening.getsockname())
+    s = listening.accept()[0]
+    assert receive(s, 5) == b'hello'
+    return c, s`);
+      // The first asks for a cookie: an ordinary handshake.
+      await p.run('a, b = fast_open()');
+      assertEnds(await acceleratedBetween(p, 'a', 'b'), {}, { port });
+      assert.deepEqual(unpaired(), {});
+      await p.run('c, d = fast_open()');
+      assert.equal(
+        await p.run(`d.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[5] & 32`),
+        32,
+        'no data in the SYN',
+      );
+      await plain(p.exchange('c', 'd'));
+      assert.deepEqual(unpaired(), { remote_client: 1, remote_server: 1 });
+    });
+
+    it('SYN cookies: the handshake is not remembered, the connection is left to TCP', async () => {
+      start();
+      const netns = sandbox.makeNetns('cookies');
+      sysctl(netns, 'net.ipv4.tcp_syncookies', 2);
+      const p = new Python(sandbox, { netns });
+      await p.run('listening = listener(); c, s = connection(listening)');
+      assert.match(inside(netns, 'nstat', '-asz', 'TcpExtSyncookiesRecv'), /SyncookiesRecv\s+1\b/);
+      await plain(p.exchange('c', 's'));
+      assert.deepEqual(unpaired(), { remote_client: 1, remote_server: 1 });
+    });
+
+    it('simultaneous open', async function () {
+      start();
+      const netns = sandbox.makeNetns('crossing');
+      const problem = dropSyn(netns);
+      if (problem !== undefined) skip(this, problem);
+      const p = new Python(sandbox, { netns });
+      await p.run(`
+a, b = socket.socket(), socket.socket()
+for s, own, peer in (a, 4001, 4002), (b, 4002, 4001):
+    s.bind((HOME, own))
+    s.setblocking(False)
+    s.connect_ex((HOME, peer))`);
+      allowSyn(netns);
+      // The second attempt of either finds the other in SYN_SENT.
+      await p.run(`
+for s in a, b:
+    assert select.select([], [s], [], 10)[1] and s.getpeername()
+    s.setblocking(True)`);
+      await plain(p.exchange('a', 'b'));
+      // Whose segment came first decides which end counts as the one that connected.
+      const { remote_client = 0, remote_server = 0 } = unpaired();
+      assert.equal(remote_client + remote_server, 2);
+    });
+
+    it('a connection of a socket to itself', async () => {
+      start();
+      const p = new Python(sandbox, { netns: sandbox.makeNetns('self') });
+      await p.run(
+        's = socket.socket(); s.bind((HOME, 4001)); s.connect((HOME, 4001)); s.setsockopt(6, socket.TCP_NODELAY, 1)',
+      );
+      await plain(p.exchange('s', 's'));
+      assert.deepEqual(unpaired(), { remote_client: 1 });
+    });
+  });
+
+  describe('MPTCP', () => {
+    const MPTCP = 262;
+
+    it('between two MPTCP sockets', async function () {
+      start();
+      const p = new Python(sandbox);
+      await p.run(`l = listener(${String(MPTCP)})`).catch((error: unknown) => skip(this, `no MPTCP: ${String(error)}`));
+      await p.run(`c = client(l, ${String(MPTCP)}); s = l.accept()[0]`);
+      await plain(p.exchange('c', 's'));
+      assert.deepEqual(unpaired(), { mptcp: 1, remote_client: 1 });
+    });
+
+    it('an MPTCP client of a TCP server', async function () {
+      start();
+      const p = new Python(sandbox);
+      await p
+        .run(`l = listener(); c = client(l, ${String(MPTCP)}); s = l.accept()[0]`)
+        .catch((error: unknown) => skip(this, `no MPTCP: ${String(error)}`));
+      await plain(p.exchange('c', 's'));
+      assert.deepEqual(unpaired(), { mptcp: 1, remote_client: 1 });
+    });
+
+    it('a TCP client of an MPTCP server has a TCP socket at both ends', async function () {
+      start();
+      const p = new Python(sandbox);
+      await p.run(`l = listener(${String(MPTCP)})`).catch((error: unknown) => skip(this, `no MPTCP: ${String(error)}`));
+      await p.run('c, s = connection(l)');
+      await acceleratedBetween(p, 'c', 's');
+    });
+  });
+
+  describe('the pair table', () => {
+    it('full: further connections are left to TCP and counted', async () => {
+      start({ maxPairs: 2 });
+      const p = new Python(sandbox);
+      const port = await p.run<number>('(l := listener()) and port(l)');
+      await p.run('a, b = connection(l); c, d = connection(l); e, f = connection(l)');
+      await plain(p.exchange('e', 'f'));
+      assert.deepEqual(unpaired(), { table_full: 1, remote_client: 1 });
+      await acceleratedBetween(p, 'a', 'b');
+      await acceleratedBetween(p, 'c', 'd');
+      await p.run('a.close(); b.close()');
+      await eventually('a slot is free', () => stack.datapath.pairs.tally().free === 1);
+      await p.run('a, b = connection(l)');
+      assertEnds(await acceleratedBetween(p, 'a', 'b'), {}, { port });
+      await acceleratedBetween(p, 'c', 'd');
+    });
+
+    it('2000 connections one after the other give every slot back', async () => {
+      start({ maxPairs: 4 });
+      const p = new Python(sandbox);
+      await p.run(`
+l = listener()
+def churn(count):
+    for n in range(count):
+        c, s = connection(l)
+        exchange(c, s, 1, 10)
+        first, last = (c, s) if n % 2 else (s, c)
+        (reset if n % 5 == 0 else socket.socket.close)(first)
+        last.close()`);
+      await p.run('churn(2000)');
+      await eventually('all slots are free', () => stack.datapath.pairs.tally().free === 4);
+      const { pairs, unpaired } = stack.datapath.counters();
+      // A socket may still be closing when the next connection comes.
+      assert.equal(pairs + (unpaired['table_full'] ?? 0), 2000);
+      assert.ok(pairs > 1000, `only ${String(pairs)} were paired`);
+      for (let slot = 0; slot < 4; slot++) assert.ok(stack.datapath.pairs.control(slot).generation > 100);
+      await nothingLeaked(4);
+    });
+
+    it('promoted connections give their slots back however they end, and all their bytes are counted', async () => {
+      start({ maxPairs: 2 });
+      const p = new Python(sandbox);
+      await p.run('l = listener()');
+      let redirected = 0;
+      for (let round = 0; round < 5; round++) {
+        for (const end of [
+          'c.close(); s.close()',
+          's.close(); c.close()',
+          'reset(c); s.close()',
+          'reset(s); c.close()',
+          'c.shutdown(1); s.shutdown(1); c.close(); s.close()',
+          'disconnect(c); c.close(); s.close()',
+          'disconnect(s); c.close(); s.close()',
+          // With redirected bytes that nobody reads.
+          'c.sendall(b"x" * 100); c.close(); s.close()',
+          'c.sendall(b"x" * 100); s.close(); c.close()',
+        ]) {
+          await p.run('c, s = connection(l)');
+          const { slot } = await acceleratedBetween(p, 'c', 's');
+          const own = (): number =>
+            SIDES.reduce<number>((sum, side) => sum + stack.datapath.pairs.redirectedBytes(slot, side), 0);
+          redirected += own() + (end.includes('sendall') ? 100 : 0);
+          await p.run(end);
+          await eventually(`the slots are free after ${end}`, () => stack.datapath.pairs.tally().free === 2);
+          assert.equal(stack.redirected().bytes, redirected, end);
+        }
+      }
+      await nothingLeaked(2);
+    });
+
+    it('no memory for the storage of either socket leaks nothing', async function () {
+      start({ maxPairs: 4 });
+      const netns = sandbox.makeNetns('memory');
+      const p = new Python(sandbox, { netns });
+      await p.run('l = listener(TCP_DEFER_ACCEPT=30); m = listener()');
+      // The storage is charged to the socket's option memory (bpf_sk_storage_charge).
+      const limit = inside(netns, 'sysctl', '-n', '-e', 'net.core.optmem_max');
+      if (limit === '') skip(this, 'net.core.optmem_max belongs to the whole machine on this kernel');
+      for (const leave of ['reset(c)', 'c.close(); s.close()', 's.close(); c.close()']) {
+        await p.run('c = client(l)');
+        assert.equal(stack.datapath.pairs.tally().half, 1);
+        sysctl(netns, 'net.core.optmem_max', 1);
+        await p.run('c.sendall(b"first"); s = l.accept()[0]; assert receive(s, 5) == b"first"');
+        await plain(p.exchange('c', 's'));
+        await p.run(leave);
+        await eventually(`the slot is free after ${leave}`, () => stack.datapath.pairs.tally().free === 4);
+        sysctl(netns, 'net.core.optmem_max', limit.trim());
+      }
+      await nothingLeaked(4);
+      sysctl(netns, 'net.core.optmem_max', 1);
+      const before = unpaired();
+      await p.run('c, s = connection(m)');
+      await plain(p.exchange('c', 's'));
+      assert.equal(stack.datapath.pairs.tally().free, 4);
+      assert.deepEqual([before['storage'], unpaired()['storage']], [3, 4]);
+      assert.equal(stack.datapath.counters().releaseFailed, 0);
+    });
+
+    it('nothing is paired while the datapath is being taken down', async () => {
+      start();
+      stack.datapath.settings.paused = true;
+      const p = new Python(sandbox);
+      await p.run('l = listener(); c, s = connection(l)');
+      await plain(p.exchange('c', 's'));
+      assert.deepEqual(unpaired(), { paused: 1, remote_client: 1 });
+    });
+
+    it('clients that leave before the server joins leak nothing', async () => {
+      start({ maxPairs: 4 });
+      const p = new Python(sandbox);
+      await p.run('l = listener(TCP_DEFER_ACCEPT=30)');
+      for (const leave of ['reset(c)', 'disconnect(c); c.close()', 'c.close(); l.accept()[0].close()']) {
+        for (let n = 0; n < 10; n++) {
+          await p.run('c = client(l)');
+          assert.equal(stack.datapath.pairs.tally().half, 1);
+          await p.run(leave);
+          await eventually(`the slot is free after ${leave}`, () => stack.datapath.pairs.tally().free === 4);
+        }
+      }
+      // The backlog holds one: the others stay half open until they leave, or there is room.
+      await p.run(`
+several = [client(l) for _ in range(3)]
+l.listen(0)
+for c in several: c.sendall(b'first')`);
+      assert.deepEqual([stack.datapath.pairs.tally().half, stack.datapath.pairs.tally().observed], [2, 1]);
+      await p.run('reset(several.pop())');
+      await eventually('that slot is free', () => stack.datapath.pairs.tally().free === 2);
+      await p.run('several[1].sendall(b"again"); s = l.accept()[0]; t = l.accept()[0]');
+      await p.run('assert receive(s, 5) == b"first"; assert receive(t, 10) == b"firstagain"');
+      await acceleratedBetween(p, 'several[0]', 's');
+      await acceleratedBetween(p, 'several[1]', 't');
+      await p.run('for x in *several, s, t: x.close()');
+      // The listener goes while its clients wait.
+      await p.run('l.listen(16); several = [client(l) for _ in range(4)]');
+      assert.equal(stack.datapath.pairs.tally().half, 4);
+      await p.run('l.close()');
+      await p.run('for c in several: c.close()');
+      await nothingLeaked(4);
+    });
+
+    it('clients that close or reset at once leak nothing', async () => {
+      start({ maxPairs: 4 });
+      const p = new Python(sandbox);
+      await p.run('l = listener()');
+      for (const leave of ['reset', 'disconnect', 'socket.socket.close']) {
+        await p.run(`for _ in range(100): c = client(l); ${leave}(c); l.accept()[0].close()`);
+      }
+      // Never accepted: they end with their listener.
+      await p.run('for n in range(20): c = client(l); (reset if n % 2 else socket.socket.close)(c)');
+      await p.run('l.close()');
+      await nothingLeaked(4);
+    });
+
+    it('a socket that disconnects (AF_UNSPEC) and connects again hears nothing of its former peer', async () => {
+      start({ maxPairs: 4 });
+      const p = new Python(sandbox);
+      await p.run('l = listener(); c, s = connection(l)');
+      const { slot } = await acceleratedBetween(p, 'c', 's');
+      const before = stack.datapath.pairs.redirectedBytes(slot, 1);
+      await p.run('s.sendall(b"of yesterday")');
+      assert.equal(stack.datapath.pairs.redirectedBytes(slot, 1), before + 12, 'redirected and unread');
+      await p.run('disconnect(c); s.close(); c.connect(l.getsockname()); s = l.accept()[0]');
+      await p.exchange('c', 's')(10, 100);
+      await acceleratedBetween(p, 'c', 's');
+      await p.run('for x in c, s, l: x.close()');
+      await nothingLeaked(4);
+    });
+
+    it('a socket that disconnects (AF_UNSPEC) and connects again is paired anew', async () => {
+      start({ maxPairs: 4 });
+      const p = new Python(sandbox);
+      await p.run('l, m = listener(), listener(); c, s = connection(l)');
+      for (let n = 0; n < 10; n++) {
+        await acceleratedBetween(p, 'c', 's');
+        await p.run(
+          `disconnect(c); s.close(); of = (l, m)[${String(n % 2)}]; c.connect(of.getsockname()); s = of.accept()[0]`,
+        );
+        const pair = await acceleratedBetween(p, 'c', 's');
+        assertEnds(pair, { remotePort: await p.run('port(of)') }, { port: await p.run('port(of)') });
+        await eventually('the earlier slot is free', () => stack.datapath.pairs.tally().free === 3);
+      }
+      // Plain and quick, the peer not closed until the next connection stands.
+      await p.run(`
+for _ in range(100):
+    old = s
+    disconnect(c)
+    c.connect(l.getsockname())
+    s = l.accept()[0]
+    old.close()
+    exchange(c, s, 2, 100)`);
+      await acceleratedBetween(p, 'c', 's');
+      // The same socket as a server: its storage is of a pair long gone.
+      await p.run('disconnect(c); s.close(); c.bind((HOME, 0)); c.listen(1); a, b = connection(c)');
+      await acceleratedBetween(p, 'a', 'b');
+      assert.deepEqual(unpaired(), {});
+      await p.run('for x in a, b, c, l, m: x.close()');
+      await nothingLeaked(4);
+    });
+  });
+});
