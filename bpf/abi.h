@@ -244,7 +244,7 @@ struct handshake {
 
 /* Written by the controller, read by the programs. */
 struct settings {
-	__u32 abi_version;
+	__u32 abi_version; /* stays first in every version; 0 until loading was complete */
 	__u32 max_pairs;
 	__u32 promote_after; /* turns each way before a pair is a candidate */
 	__u32 message_limit; /* bytes a turn on average that still count as messages */

@@ -43,7 +43,7 @@ export async function down(options: DownOptions, environment: DownEnvironment): 
   }
   if (state === 'partial') {
     const lock = await takeOver(pinDir, undefined, options.timeout);
-    Datapath.removePins(pinDir);
+    Datapath.removePinDir(pinDir);
     lock.release();
     say(`removed what an interrupted start left in ${pinDir}`);
     return;

@@ -10,7 +10,7 @@ import { Datapath } from '../datapath/datapath.js';
 import { EXIT, UserError } from '../errors.js';
 import { Metrics } from '../metrics/metrics.js';
 import { formatProblem } from '../policy/parse.js';
-import { cgroupRoot, requireBpffs, requireCgroup, requireRoot } from '../probe/host.js';
+import { cgroupRoot, isBpffsDirectory, requireBpffs, requireCgroup, requireRoot } from '../probe/host.js';
 import { requireKernel } from '../probe/kernel.js';
 import { Controller } from './controller.js';
 import { formatListenAddress, type HttpSources, HttpServer, parseListenAddress } from './http.js';
@@ -57,6 +57,8 @@ export async function up(options: UpOptions, environment: UpEnvironment): Promis
   const cgroupDir = options.cgroup === undefined ? root : requireCgroup(options.cgroup);
   requireKernel(environment.kernelRelease ?? release());
 
+  refuseSecondInstance(options.pinDir, cgroupDir);
+
   const sources: HttpSources = { metrics: undefined, notReady: () => 'the datapath is not attached yet' };
   const http = await HttpServer.listen(address, sources);
   try {
@@ -71,6 +73,16 @@ export async function up(options: UpOptions, environment: UpEnvironment): Promis
   } finally {
     await http.close();
     signals.close();
+  }
+}
+
+/** @throws UserError if programs of ours that are not pinned in `pinDir` are attached to the cgroup. */
+function refuseSecondInstance(pinDir: string, cgroupDir: string): void {
+  const own = isBpffsDirectory(pinDir) ? Datapath.pinnedProgramId(pinDir) : undefined;
+  if (attachedPrograms(cgroupDir, 'sock_ops').some(({ id, name }) => name === 'identify' && id !== own)) {
+    throw new UserError(
+      `another instance is attached to ${cgroupDir}: take it down with its own --pin-dir, or give this one another --cgroup`,
+    );
   }
 }
 
@@ -195,17 +207,20 @@ function attach(options: UpOptions, context: Context): { datapath: Datapath; ado
   if (state === 'partial') {
     log.warn(`removing what an interrupted start left in ${pinDir}`);
     Datapath.removePins(pinDir);
-    mkdirSync(pinDir, { recursive: true, mode: 0o700 });
-  }
-  if (attachedPrograms(cgroupDir, 'sock_ops').some(({ name }) => name === 'identify')) {
-    throw new UserError(
-      `another instance is attached to ${cgroupDir}: take it down with its own --pin-dir, or give this one another --cgroup`,
-    );
   }
   try {
     return { datapath: Datapath.load({ ...options, ...context }), adopted: false };
   } catch (error) {
     if (!(error instanceof NativeError)) throw error;
+    if (error.operation === 'open') {
+      throw new UserError(
+        `${context.objectFile} is no BPF object (${error.message}): run scripts/build --force`,
+        EXIT.failed,
+        {
+          cause: error,
+        },
+      );
+    }
     log.debug({ verifier: error.log }, 'load failed');
     throw new UserError(
       `the kernel refused the datapath (${error.message}): nothing was attached, --log-level debug shows all it said`,

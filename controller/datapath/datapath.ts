@@ -95,7 +95,17 @@ export class Datapath {
   static pinState(pinDir: string): PinState {
     if (!existsSync(pinDir) || readdirSync(pinDir).length === 0) return 'absent';
     const names = [...MAP_NAMES.map((name) => join(pinDir, name)), ...LINK_NAMES.map((name) => linkPin(pinDir, name))];
-    return names.every((name) => existsSync(name)) ? 'complete' : 'partial';
+    return names.every((name) => existsSync(name)) && pinnedAbiVersion(pinDir) !== 0 ? 'complete' : 'partial';
+  }
+
+  /** Id of the sockops program whose link is pinned there, if one is. */
+  static pinnedProgramId(pinDir: string): number | undefined {
+    const path = linkPin(pinDir, 'identify');
+    if (!existsSync(path)) return undefined;
+    const link = BpfLink.open(path);
+    const { programId } = link.info();
+    link.close();
+    return programId;
   }
 
   /**
@@ -147,7 +157,7 @@ export class Datapath {
     const maps = Object.fromEntries(MAP_NAMES.map((name) => [name, BpfMap.open(join(pinDir, name))])) as Maps;
     const links = Object.fromEntries(LINK_NAMES.map((name) => [name, BpfLink.open(linkPin(pinDir, name))])) as Links;
     const layout = new Layout(object);
-    const pinned = maps.settings.lookup(Buffer.alloc(4))?.readUInt32LE(layout.field('settings', 'abi_version').offset);
+    const pinned = pinnedAbiVersion(pinDir);
     if (pinned !== ABI_VERSION) {
       throw new UserError(
         `the datapath pinned in ${pinDir} has ABI version ${String(pinned)} and this build reads version ` +
@@ -157,12 +167,17 @@ export class Datapath {
     return new Datapath(pinDir, layout, maps, links);
   }
 
-  /** Removes pins; whatever nobody else holds is freed by the kernel. */
+  /** Removes pins; whatever nobody else holds is freed by the kernel. The directory, and its lock, stay. */
   static removePins(pinDir: string): void {
     if (!existsSync(pinDir)) return;
     for (const name of [...LINK_NAMES].reverse().map((link) => linkPin(pinDir, link))) unlinkIfThere(name);
     for (const name of MAP_NAMES) unlinkIfThere(join(pinDir, name));
-    if (readdirSync(pinDir).length === 0) rmdirSync(pinDir);
+  }
+
+  /** Removes the pins and their directory. */
+  static removePinDir(pinDir: string): void {
+    Datapath.removePins(pinDir);
+    if (existsSync(pinDir) && readdirSync(pinDir).length === 0) rmdirSync(pinDir);
   }
 
   /** The ring buffer of struct event. */
@@ -250,7 +265,7 @@ export class Datapath {
   /** Detaches and unpins. Call with an empty sockmap: sockets left in it lose data. */
   remove(): void {
     this.#links.identify.detach();
-    Datapath.removePins(this.pinDir);
+    Datapath.removePinDir(this.pinDir);
     this.close();
   }
 
@@ -264,6 +279,14 @@ export class Datapath {
     const read = (member: string): number => Number(value.readBigUInt64LE(this.layout.field('total', member).offset));
     return { bytes: read('bytes'), messages: read('messages') };
   }
+}
+
+/** The first member of struct settings in every ABI version. */
+function pinnedAbiVersion(pinDir: string): number {
+  const map = BpfMap.open(join(pinDir, 'settings'));
+  const version = map.lookup(Buffer.alloc(4))?.readUInt32LE() ?? 0;
+  map.close();
+  return version;
 }
 
 function socketKey(slot: number, side: Side): Buffer {

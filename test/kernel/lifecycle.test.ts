@@ -208,6 +208,25 @@ describe('life cycle', function () {
     await finish(traffic);
   });
 
+  it('is killed just before its start was complete: up and down both get rid of the rest', async () => {
+    for (const next of ['up', 'down']) {
+      const daemon = await Daemon.start(sandbox);
+      await daemon.stop('SIGKILL');
+      // The last thing that a start writes.
+      const settings = BpfMap.open(join(sandbox.pinDir, 'settings'));
+      new Uint32Array(settings.mmap())[0] = 0;
+      settings.close();
+      if (next === 'up') {
+        const again = await Daemon.start(sandbox);
+        assert.match(again.child.lines.join('\n'), /^attached to/);
+        await again.stop();
+      }
+      const result = await run(sandbox, ['down', '--pin-dir', sandbox.pinDir]);
+      assert.equal(result.code, 0, result.stderr);
+      nothingLeft();
+    }
+  });
+
   it('is killed in every phase of its start, and the next start works', async () => {
     for (const delay of [50, 150, 250, 300, 350, 400, 450]) {
       const child = sandbox.spawn(
