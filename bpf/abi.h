@@ -34,7 +34,7 @@ enum side {
  * claim, so that a word read earlier can't be mistaken for a later pair's.
  * Who may change it: the sockops program FREE→HALF→JOINING→OBSERVED and
  * anything→FREE; observe OBSERVED→CANDIDATE; the controller everything between
- * CANDIDATE and DRAINING. Every change is a compare-and-swap.
+ * CANDIDATE and LEAVING. Every change is a compare-and-swap.
  */
 enum pair_state {
 	STATE_FREE = 0,
@@ -44,8 +44,9 @@ enum pair_state {
 	STATE_CANDIDATE = 4, /* shows a profitable, safe pattern */
 	STATE_APPROVED = 5,  /* the iterator may insert both sockets */
 	STATE_INSERTED = 6,  /* in the sockmap; directions may be DIRECT */
-	STATE_DRAINING = 7,  /* every message passes; waiting for empty queues */
-	STATE_CLOSED = 8,    /* being released */
+	STATE_DRAINING = 7,  /* redirects only behind what still waits */
+	STATE_LEAVING = 8,   /* every message passes; queues being checked a last time */
+	STATE_CLOSED = 9,    /* being released */
 };
 #define STATE_MASK 0xffu
 #define GENERATION_SHIFT 8
@@ -64,7 +65,7 @@ enum evidence {
 	EVIDENCE_OUT_OF_BAND = 1 << 4,    /* MSG_OOB */
 	EVIDENCE_TRUNCATE = 1 << 5,       /* MSG_TRUNC: TCP discards, tcp_bpf copies */
 	EVIDENCE_ERROR_QUEUE = 1 << 6,    /* MSG_ERRQUEUE: timestamps or zerocopy */
-	EVIDENCE_PEEK = 1 << 7,           /* MSG_PEEK: harmless, recorded for people */
+	EVIDENCE_PEEK = 1 << 7,           /* MSG_PEEK: sees one of two queues at a time */
 };
 
 /* Why a message of a socket in the sockmap went over TCP. */
@@ -172,6 +173,7 @@ struct direction {
 	__u32 run_messages;      /* messages since this side last received */
 	__u64 run_bytes;
 	__u32 switches;          /* path changes, both ways */
+	__u32 unread_messages; /* at most so many are redirected and unread */
 	__u8 path;               /* enum direction_path */
 	__u8 fenced;             /* fence_sequence is valid */
 	__u8 last_pass;          /* enum pass_reason */

@@ -29,6 +29,19 @@ static __always_inline __u32 evidence_in(int flags, bool another_thread)
 	return evidence;
 }
 
+/* Takes the current process's name; true if it is another one. */
+static __always_inline bool update_comm(struct reader *reader)
+{
+	__u64 *known = (__u64 *)reader->comm, comm[COMM_LENGTH / 8] = {};
+
+	bpf_get_current_comm(comm, sizeof(comm));
+	if (known[0] == comm[0] && known[1] == comm[1])
+		return false;
+	known[0] = comm[0];
+	known[1] = comm[1];
+	return true;
+}
+
 /* Records who reads and how; true if that is news for the controller. */
 static __always_inline bool note_reader(struct reader *reader, int flags)
 {
@@ -42,10 +55,9 @@ static __always_inline bool note_reader(struct reader *reader, int flags)
 	}
 	if (before != thread) {
 		reader->thread = thread;
-		if (before >> 32 != thread >> 32) {
-			bpf_get_current_comm(reader->comm, sizeof(reader->comm));
+		/* Processes that share a socket take turns: only another name is news. */
+		if (before >> 32 != thread >> 32 && update_comm(reader))
 			news = true;
-		}
 	}
 	return news;
 }

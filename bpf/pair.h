@@ -23,7 +23,7 @@ static __always_inline struct counters *get_counters(void)
 	do {                                                                                       \
 		struct counters *_counters = get_counters();                                       \
 		if (_counters)                                                                     \
-			_counters->member++;                                                       \
+			__sync_fetch_and_add(&_counters->member, 1);                               \
 	} while (0)
 
 static __always_inline __u32 state_of(__u32 control)
@@ -39,6 +39,14 @@ static __always_inline __u32 generation_of(__u32 control)
 static __always_inline __u32 with_state(__u32 control, enum pair_state state)
 {
 	return (control & ~STATE_MASK) | state;
+}
+
+/* INSERTED, DRAINING or LEAVING. */
+static __always_inline bool is_in_sockmap(__u32 control)
+{
+	__u32 state = state_of(control);
+
+	return state >= STATE_INSERTED && state <= STATE_LEAVING;
 }
 
 /* Moves a pair from the state in `from` to `state`; false if anyone was quicker. */

@@ -135,7 +135,7 @@ int promote(struct bpf_iter__bpf_sk_storage_map *ctx)
 	side = endpoint->side & 1;
 	if (state_of(control) == STATE_APPROVED)
 		insert(pair, sk, endpoint->slot, side);
-	else if (state_of(control) == STATE_INSERTED || state_of(control) == STATE_DRAINING)
+	else if (is_in_sockmap(control))
 		report_drained(pair, sk, side, settings->pass);
 	return 0;
 }

@@ -101,6 +101,29 @@ static __always_inline bool reader_allows(const struct peer_view *peer, enum pas
 	return false;
 }
 
+/* What each queued message costs the kernel besides its bytes: struct sk_msg. */
+#define MESSAGE_OVERHEAD 1024
+
+/*
+ * Reasons to leave redirection that are not pressing. They are obeyed only when
+ * nothing redirected waits: a reader gets redirected and TCP bytes by separate
+ * receives, and an edge-triggered one may take a short receive for the end of
+ * what is there (epoll(7)) and never come back for the rest.
+ */
+static __always_inline enum pass_reason why_leave(const struct pair *pair, __u32 control, int own,
+						  bool stream)
+{
+	if (state_of(control) != STATE_INSERTED)
+		return PASS_STATE;
+	if (stream)
+		return PASS_STREAM;
+	if (READ_ONCE(pair->hold[own]))
+		return PASS_HELD;
+	if (READ_ONCE(pair->reader[own ^ 1].evidence) & pair->forbidden)
+		return PASS_READER;
+	return PASS_REASONS;
+}
+
 /*
  * Invariants 1 to 3: may the next message overtake TCP, and does it fit?
  *
@@ -110,7 +133,8 @@ static __always_inline bool reader_allows(const struct peer_view *peer, enum pas
  */
 static __always_inline bool queue_allows(struct direction *direction, const struct reader *reader,
 					 const struct peer_view *peer, __u32 write_seq, __u32 size,
-					 __u32 limit, enum pass_reason *reason)
+					 __u32 limit, enum pass_reason leave,
+					 enum pass_reason *reason)
 {
 	__s64 waiting;
 
@@ -123,7 +147,7 @@ static __always_inline bool queue_allows(struct direction *direction, const stru
 		return false;
 	}
 	if (peer->copied_seq != write_seq) {
-		*reason = PASS_ORDER;
+		*reason = leave != PASS_REASONS ? leave : PASS_ORDER;
 		return false;
 	}
 	/* Redirected and not yet received. The reader's count is taken after the
@@ -131,11 +155,17 @@ static __always_inline bool queue_allows(struct direction *direction, const stru
 	 */
 	waiting = (__s64)(direction->redirected_bytes + peer->bytes_received -
 			  READ_ONCE(reader->received_bytes));
+	if (leave != PASS_REASONS && waiting <= 0) {
+		*reason = leave;
+		return false;
+	}
 	if (waiting < 0 || (direction->path == PATH_TCP && waiting != 0)) {
 		*reason = PASS_ACCOUNTING;
 		return false;
 	}
-	if (waiting + size > limit) {
+	if (waiting == 0)
+		direction->unread_messages = 0;
+	if (waiting + size + MESSAGE_OVERHEAD * (direction->unread_messages + 1ll) > limit) {
 		*reason = PASS_BACKLOG;
 		return false;
 	}
@@ -150,27 +180,15 @@ int redirect(struct sk_msg_md *msg)
 	enum pass_reason reason = PASS_STATE;
 	struct direction *direction;
 	struct endpoint *endpoint;
-	const struct reader *reader;
 	struct peer_view peer;
 	struct pair *pair;
 	__u32 control, index, write_seq, size = msg->size;
 	const struct sock *sk;
 	int own, other;
+	bool stream;
 
 	endpoint = msg->sk ? bpf_sk_storage_get(&endpoints, msg->sk, NULL, 0) : NULL;
-	if (!endpoint || !settings) {
-		COUNT(passed[PASS_UNTRACKED]);
-		return SK_PASS;
-	}
-	pair = pair_of(endpoint, &control);
-	if (!pair) {
-		COUNT(passed[PASS_STATE]);
-		return SK_PASS;
-	}
-	own = endpoint->side & 1;
-	other = own ^ 1;
-	index = 2 * endpoint->slot + other;
-	direction = &pair->direction[own];
+	pair = endpoint ? pair_of(endpoint, &control) : NULL;
 
 	/*
 	 * A redirect that ran short of memory half-way runs the program again for
@@ -181,19 +199,27 @@ int redirect(struct sk_msg_md *msg)
 	 */
 	if (kernel->sk_redir) {
 		COUNT(redirect_retries);
+		if (!endpoint || !pair)
+			return SK_DROP;
+		index = 2 * endpoint->slot + ((endpoint->side & 1) ^ 1);
 		return bpf_msg_redirect_map(msg, &sockets, index, BPF_F_INGRESS);
 	}
-
-	if (state_of(control) != STATE_INSERTED)
+	if (!endpoint || !settings) {
+		COUNT(passed[PASS_UNTRACKED]);
+		return SK_PASS;
+	}
+	if (!pair) {
+		COUNT(passed[PASS_STATE]);
+		return SK_PASS;
+	}
+	own = endpoint->side & 1;
+	other = own ^ 1;
+	index = 2 * endpoint->slot + other;
+	direction = &pair->direction[own];
+	if (state_of(control) != STATE_INSERTED && state_of(control) != STATE_DRAINING)
 		return pass(direction, PASS_STATE);
-	if (is_stream(direction, &pair->reader[own], size, settings))
-		return pass(direction, PASS_STREAM);
-	if (READ_ONCE(pair->hold[own]))
-		return pass(direction, PASS_HELD);
-	reader = &pair->reader[other];
-	if (READ_ONCE(reader->evidence) & pair->forbidden)
-		return pass(direction, PASS_READER);
 
+	stream = is_stream(direction, &pair->reader[own], size, settings);
 	sk = VIEW(sock, kernel->sk);
 	write_seq = VIEW(tcp_sock, kernel->sk)->write_seq;
 	if (!sender_allows(sk, &reason))
@@ -201,7 +227,8 @@ int redirect(struct sk_msg_md *msg)
 	if (!read_peer(&peer, pair->socket[other], pair->cookie[other]))
 		return pass(direction, PASS_PEER);
 	if (!reader_allows(&peer, &reason) ||
-	    !queue_allows(direction, reader, &peer, write_seq, size, pair->backlog_limit, &reason))
+	    !queue_allows(direction, &pair->reader[other], &peer, write_seq, size,
+			  pair->backlog_limit, why_leave(pair, control, own, stream), &reason))
 		return pass(direction, reason);
 
 	/* Counted first: between here and the enqueueing our lock is released, and
@@ -209,6 +236,7 @@ int redirect(struct sk_msg_md *msg)
 	 */
 	direction->redirected_bytes += size;
 	direction->redirected_messages++;
+	direction->unread_messages++;
 	if (bpf_msg_redirect_map(msg, &sockets, index, BPF_F_INGRESS) != SK_PASS) {
 		direction->redirected_bytes -= size;
 		direction->redirected_messages--;

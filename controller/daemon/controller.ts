@@ -51,7 +51,7 @@ export interface ControllerOptions {
 interface Draining {
   control: Control;
   retryNs: bigint;
-  /** True once no sender can still be deciding by the old state. */
+  /** True once no sender can still be deciding by the state before LEAVING. */
   settled: boolean;
 }
 
@@ -67,6 +67,8 @@ interface InsertedPair {
   /** Counts at the last look, both directions together. */
   redirected: number;
   passed: number;
+  /** Who read, and how, when it was last judged. */
+  readers: string;
 }
 
 export class Controller {
@@ -111,6 +113,8 @@ export class Controller {
       for (const record of records) this.#onEvent(record);
     });
     this.#adopt();
+    // What an earlier controller promoted was judged by an earlier policy.
+    this.applyPolicy(this.#policy);
     this.#sweepTimer = setInterval(() => {
       this.#sweep();
     }, SWEEP_INTERVAL);
@@ -139,15 +143,22 @@ export class Controller {
     this.#policy = policy;
     this.#tune();
     for (const entry of this.#draining.values()) entry.retryNs = 0n;
-    for (const [slot, control] of this.#datapath.pairs.slots('observed', 'inserted')) {
+    for (const [slot, control] of this.#datapath.pairs.slots('observed', 'approved', 'inserted')) {
       const record = this.#datapath.pairs.read(slot, control);
       if (record === undefined) continue;
-      const verdict = this.#judge(record);
+      // What is in, or about to be, has shown its turns.
+      const verdict = this.#judge(record, control.state === 'observed' ? undefined : Infinity);
       if (control.state === 'inserted') {
         if (verdict.kind === 'approve') {
           this.#datapath.pairs.setLimits(slot, verdict.backlog, verdict.forbidden);
         } else {
           this.demote(slot, control, 'policy', NEVER);
+        }
+      } else if (control.state === 'approved') {
+        if (verdict.kind === 'approve') {
+          this.#datapath.pairs.setLimits(slot, verdict.backlog, verdict.forbidden);
+        } else {
+          this.#abandon(slot, control);
         }
       } else if (record.retryNs === NEVER) {
         this.#datapath.pairs.setRefusal(slot, 'none');
@@ -185,12 +196,11 @@ export class Controller {
     settings.paused = true;
     clearTimeout(this.#promoteTimer);
     this.#promoteTimer = undefined;
-    for (const [slot, control] of pairs.slots('candidate', 'approved', 'inserted', 'draining')) {
+    for (const [slot, control] of pairs.slots('candidate', 'approved', 'inserted', 'draining', 'leaving')) {
       if (control.state === 'inserted') this.demote(slot, control, 'requested', NEVER);
-      else if (control.state !== 'draining') this.#abandon(slot, control);
+      else if (control.state === 'candidate' || control.state === 'approved') this.#abandon(slot, control);
       else if (!this.#draining.has(slot)) this.#drain(slot, control, NEVER);
     }
-    this.#approved.clear();
     for (;;) {
       await this.#drainRound();
       const left = this.#datapath.occupiedSlots();
@@ -229,7 +239,7 @@ export class Controller {
     }
   }
 
-  #judge(record: PairRecord): Verdict {
+  #judge(record: PairRecord, turnsShown = record.promoteAfter || minimumPromoteAfter(this.#policy)): Verdict {
     const [a, b] = record.ends;
     const end = (of: typeof a): Parameters<typeof judgeCandidate>[0]['ends'][0] => ({
       cgroup: this.#cgroups.path(of.cgroupId),
@@ -240,7 +250,7 @@ export class Controller {
     return judgeCandidate(
       {
         ends: [end(a), end(b)],
-        turnsShown: record.promoteAfter || minimumPromoteAfter(this.#policy),
+        turnsShown,
         kernelRefusal: this.#options.kernelRefusal,
       },
       this.#policy,
@@ -275,7 +285,7 @@ export class Controller {
   #reconsider(slot: number, control: Control): void {
     const record = this.#datapath.pairs.read(slot, control);
     if (record === undefined) return;
-    const verdict = this.#judge(record);
+    const verdict = this.#judge(record, Infinity);
     if (verdict.kind !== 'refuse') return;
     const reason = verdict.reason === 'program' ? 'program' : 'reader';
     if (this.demote(slot, control, reason, NEVER)) this.#datapath.pairs.setRefusal(slot, verdict.reason);
@@ -283,18 +293,22 @@ export class Controller {
 
   #refuse(slot: number, control: Control, reason: string, retry: Retry): void {
     const { pairs, controllerCounters } = this.#datapath;
+    // First the state: what is written after a later pair took the slot would be that pair's.
+    if (pairs.change(slot, control, 'observed') === undefined) return;
     pairs.setRefusal(slot, reason);
     pairs.setRetry(slot, typeof retry === 'string' ? NEVER : nanosecondsFromNow(retry.afterMs));
-    if (pairs.change(slot, control, 'observed') === undefined) return;
     controllerCounters.refused(reason);
     this.#log.debug({ pair: pairId(slot, control), reason }, 'refused');
   }
 
   /** Back to OBSERVED without a reason of the pair's own. */
   #abandon(slot: number, control: Control): void {
-    if (control.state === 'approved') for (const side of SIDES) this.#datapath.evict(slot, side);
-    this.#datapath.pairs.setRetry(slot, 0n);
-    this.#datapath.pairs.change(slot, control, 'observed');
+    const { pairs } = this.#datapath;
+    this.#approved.delete(slot);
+    // An index may still be an earlier pair's, with data that its reader has not taken.
+    const inserted = SIDES.filter((side) => pairs.insertResult(slot, side).kind === 'done');
+    if (control.state === 'approved') for (const side of inserted) this.#datapath.evict(slot, side);
+    if (pairs.change(slot, control, 'observed') !== undefined) pairs.setRetry(slot, 0n);
   }
 
   #schedulePromote(): void {
@@ -347,7 +361,8 @@ export class Controller {
   }
 
   #track(slot: number, control: Control): void {
-    this.#inserted.set(slot, { generation: control.generation, ...this.#messages(slot) });
+    const readers = this.#datapath.pairs.readers(slot);
+    this.#inserted.set(slot, { generation: control.generation, readers, ...this.#messages(slot) });
   }
 
   #messages(slot: number): { redirected: number; passed: number } {
@@ -360,10 +375,16 @@ export class Controller {
 
   /** Picks up where an earlier controller, or a lost event, left a pair. */
   #adopt(): void {
-    for (const [slot, control] of this.#datapath.pairs.slots('candidate', 'approved', 'inserted', 'draining')) {
+    for (const [slot, control] of this.#datapath.pairs.slots(
+      'candidate',
+      'approved',
+      'inserted',
+      'draining',
+      'leaving',
+    )) {
       if (control.state === 'candidate') this.#consider(slot, control);
       else if (control.state === 'inserted') this.#track(slot, control);
-      else if (control.state === 'draining') this.#drain(slot, control, 0n);
+      else if (control.state !== 'approved') this.#drain(slot, control, 0n);
       else {
         this.#approved.set(slot, control);
         this.#schedulePromote();
@@ -387,9 +408,14 @@ export class Controller {
       const window = { redirected: now.redirected - before.redirected, passed: now.passed - before.passed };
       if (isStreaming(window)) {
         this.demote(slot, control, 'stream', nanosecondsFromNow(coolDown(pairs.promotions(slot))));
-      } else if (window.redirected + window.passed >= WINDOW_MINIMUM) {
-        this.#inserted.set(slot, { generation: before.generation, ...now });
+        continue;
       }
+      if (window.redirected + window.passed >= WINDOW_MINIMUM) Object.assign(before, now);
+      // Events may be lost: this is what makes up for them.
+      const readers = pairs.readers(slot);
+      if (readers === before.readers) continue;
+      before.readers = readers;
+      this.#reconsider(slot, control);
     }
     for (const [slot, failure] of this.#failures) {
       if (pairs.control(slot).generation !== failure.generation) this.#failures.delete(slot);
@@ -424,7 +450,13 @@ export class Controller {
     let wait = 1;
     while (!this.#stopped && this.#draining.size > 0) {
       const before = this.#draining.size;
-      await this.#drainRound();
+      try {
+        await this.#drainRound();
+      } catch (error) {
+        // Pairs stay in the sockmap and correct; the next round tries again.
+        this.#log.error({ error: String(error) }, 'draining failed');
+        wait = DRAIN_PAUSE_LIMIT;
+      }
       wait = this.#draining.size < before ? 1 : Math.min(DRAIN_PAUSE_LIMIT, wait * 2);
       if (this.#draining.size > 0) await pause(wait);
     }
@@ -432,37 +464,52 @@ export class Controller {
   }
 
   /**
-   * Invariant 4. A pair leaves the sockmap when (1) its state stops redirection,
-   * (2) an RCU grace period has passed, so that every program run that saw the
-   * old state has counted what it redirected, and (3) the reader of each
-   * direction has received all that was counted.
+   * Invariant 4, in two steps. DRAINING redirects only behind what still waits, so
+   * that no reader finds both queues filled. When the readers have received all
+   * that was counted, LEAVING lets every message pass; after an RCU grace period
+   * every program run that saw DRAINING has counted what it redirected. If then
+   * still nothing waits, the pair leaves the sockmap; else it drains on.
    */
   async #drainRound(): Promise<void> {
     const { pairs } = this.#datapath;
-    const fresh = [...this.#draining.values()].filter((entry) => !entry.settled);
-    if (fresh.length > 0) {
+    const leaving = [...this.#draining.values()].filter(({ control }) => control.state === 'leaving');
+    if (leaving.some(({ settled }) => !settled)) {
       await rcuBarrier();
-      for (const entry of fresh) entry.settled = true;
+      for (const entry of leaving) entry.settled = true;
     }
     if (this.#draining.size === 0) return;
     const pass = this.#datapath.runPromote();
     for (const [slot, entry] of this.#draining) {
-      const control = pairs.control(slot);
-      if (control.word !== entry.control.word) {
+      if (pairs.control(slot).word !== entry.control.word) {
         this.#draining.delete(slot); // closed: the kernel took its sockets out
         continue;
       }
-      if (!entry.settled || pairs.closedSides(slot) !== 0) continue;
-      if (
-        !SIDES.every((reader) => pairs.drained(slot, reader, pass) === pairs.redirectedBytes(slot, otherSide(reader)))
-      ) {
+      // A side that has closed reads no more, and leaves by itself with its last descriptor.
+      const open = SIDES.filter((side) => (pairs.closedSides(slot) & (1 << side)) === 0);
+      const empty = open.every(
+        (reader) => pairs.drained(slot, reader, pass) === pairs.redirectedBytes(slot, otherSide(reader)),
+      );
+      if (entry.control.state === 'draining') {
+        if (empty) this.#step(slot, entry, 'leaving');
+      } else if (!entry.settled) {
         continue;
+      } else if (!empty) {
+        this.#step(slot, entry, 'draining');
+      } else {
+        for (const side of open) this.#datapath.evict(slot, side);
+        this.#draining.delete(slot);
+        if (open.length === SIDES.length && pairs.change(slot, entry.control, 'observed') !== undefined) {
+          pairs.setRetry(slot, entry.retryNs);
+        }
       }
-      for (const side of SIDES) this.#datapath.evict(slot, side);
-      pairs.setRetry(slot, entry.retryNs);
-      pairs.change(slot, control, 'observed');
-      this.#draining.delete(slot);
     }
+  }
+
+  /** Moves a draining pair to the other of its two states. */
+  #step(slot: number, entry: Draining, state: 'draining' | 'leaving'): void {
+    const next = this.#datapath.pairs.change(slot, entry.control, state);
+    if (next === undefined) this.#draining.delete(slot);
+    else Object.assign(entry, { control: next, settled: false });
   }
 }
 

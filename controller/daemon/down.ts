@@ -80,6 +80,7 @@ async function takeOver(pinDir: string, datapath: Datapath | undefined, timeout:
     if (lock !== undefined) return lock;
     if (datapath !== undefined) datapath.settings.leave = true;
     if (Date.now() > deadline) {
+      if (datapath !== undefined) datapath.settings.leave = false;
       throw new UserError(`the controller of ${pinDir} does not let go: end it, then run down again`);
     }
     await new Promise((resolve) => setTimeout(resolve, LEAVE_POLL));

@@ -194,7 +194,13 @@ export class Datapath {
 
   /** Takes one socket out of the sockmap. What it has queued is lost: drain first. */
   evict(slot: number, side: Side): boolean {
-    return this.#maps.sockets.delete(socketKey(slot, side));
+    try {
+      return this.#maps.sockets.delete(socketKey(slot, side));
+    } catch (error) {
+      // An empty index is EINVAL to a sockmap (__sock_map_delete), not ENOENT.
+      if (error instanceof NativeError && error.code === 'EINVAL') return false;
+      throw error;
+    }
   }
 
   /** Whether the sockmap holds a socket at this index. */

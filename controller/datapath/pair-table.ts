@@ -22,6 +22,7 @@ export const STATES = [
   'approved',
   'inserted',
   'draining',
+  'leaving',
   'closed',
 ] as const;
 export type State = (typeof STATES)[number];
@@ -265,6 +266,14 @@ export class PairTable {
   drained(slot: number, reader: Side, pass: number): number | undefined {
     if (this.#records.get(slot, this.#f.drainPass[reader]) !== pass) return undefined;
     return this.#records.get(slot, this.#f.drained[reader]);
+  }
+
+  /** What an inserted pair was last judged by, for comparison: who reads each end, and how. */
+  readers(slot: number): string {
+    return SIDES.map((side) => {
+      const program = this.#records.text(slot, this.#f.comm[side]);
+      return `${String(this.#records.get(slot, this.#f.evidence[side]))} ${program}`;
+    }).join('\n');
   }
 
   /** Keeps a direction on TCP, or lets it redirect again. */

@@ -34,6 +34,14 @@ export function hardEvidence(bits: EvidenceBits): number {
   return mask(bits, 'EVIDENCE_WAITALL', 'EVIDENCE_OUT_OF_BAND', 'EVIDENCE_TRUNCATE', 'EVIDENCE_ERROR_QUEUE');
 }
 
+/**
+ * Evidence that keeps a pair from promotion but stops nothing that is under way:
+ * a peek sees one of the two queues, and going to TCP would make it two.
+ */
+function softEvidence(bits: EvidenceBits): number {
+  return mask(bits, 'EVIDENCE_PEEK');
+}
+
 export function judgeCandidate(facts: CandidateFacts, policy: CompiledPolicy, bits: EvidenceBits): Verdict {
   const [client, server] = facts.ends;
   const decision = decidePair(policy, [client, server]);
@@ -45,7 +53,8 @@ export function judgeCandidate(facts: CandidateFacts, policy: CompiledPolicy, bi
     return { kind: 'refuse', reason: 'program', retry: 'policy' };
   }
   const evidence = client.evidence | server.evidence;
-  if ((evidence & hardEvidence(bits)) !== 0) return { kind: 'refuse', reason: 'reader', retry: 'never' };
+  if ((evidence & (hardEvidence(bits) | softEvidence(bits))) !== 0)
+    return { kind: 'refuse', reason: 'reader', retry: 'never' };
   const blocking = mask(bits, decision.blockingReaders ? 'EVIDENCE_BLOCKING_MANY' : 'EVIDENCE_BLOCKING');
   if ((evidence & blocking) !== 0) {
     return { kind: 'refuse', reason: 'blocking', retry: decision.blockingReaders ? 'never' : 'policy' };
@@ -60,7 +69,7 @@ export function judgeCandidate(facts: CandidateFacts, policy: CompiledPolicy, bi
 }
 
 /** Reasons of the iterator that may pass by themselves. */
-const TRANSIENT = new Set(['accounting', 'slot_busy', 'memory', 'gone']);
+const TRANSIENT = new Set(['accounting', 'slot_busy', 'busy', 'memory', 'gone']);
 
 /**
  * When a pair that could not be inserted is tried again: the wait doubles with

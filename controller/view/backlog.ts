@@ -18,7 +18,7 @@ export function backlogs(datapath: Datapath): Backlog[] {
   const found: Backlog[] = [];
   const pass = datapath.runPromote();
   const { pairs } = datapath;
-  for (const [slot, { generation }] of pairs.slots('inserted', 'draining')) {
+  for (const [slot, { generation }] of pairs.slots('inserted', 'draining', 'leaving')) {
     for (const side of SIDES) {
       // The reader's count comes first: what is redirected meanwhile counts as waiting.
       const consumed = pairs.drained(slot, otherSide(side), pass);

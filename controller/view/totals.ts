@@ -26,7 +26,7 @@ export function cgroupTotals(datapath: Datapath, cgroups: CgroupNames): CgroupTo
     if (id !== 0n || messages > 0) add(id, bytes, messages);
   }
   const { pairs } = datapath;
-  for (const [slot] of pairs.slots('observed', 'candidate', 'approved', 'inserted', 'draining')) {
+  for (const [slot] of pairs.slots('observed', 'candidate', 'approved', 'inserted', 'draining', 'leaving')) {
     for (const side of SIDES) {
       const messages = pairs.redirectedMessages(slot, side);
       if (messages > 0) add(pairs.cgroupId(slot, side), pairs.redirectedBytes(slot, side), messages);

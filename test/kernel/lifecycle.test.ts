@@ -1,6 +1,6 @@
 /** Controllers come and go while connections run: nothing of that is noticed, nothing is left. */
 import assert from 'node:assert/strict';
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { attachedPrograms, BpfLink, BpfMap, objectExists } from '../../addon/index.js';
@@ -125,6 +125,25 @@ describe('life cycle', function () {
     const gone = await run(sandbox, ['down', '--pin-dir', sandbox.pinDir]);
     assert.equal(gone.code, 0, gone.stderr);
     nothingLeft();
+  });
+
+  it('a new controller applies its own policy to the pairs that it adopts', async () => {
+    const file = join(sandbox.dir, 'policy.yaml');
+    writeFileSync(file, 'version: 1\n');
+    const first = await Daemon.start(sandbox, ['--policy', file]);
+    const c = await Connection.open(sandbox);
+    for (let round = 0; (await first.metric('slipstream_redirected_messages_total')) < 10; round++) {
+      assert.ok(round < 200, 'never redirected');
+      await c.pingPong(40, 64);
+    }
+    await first.stop();
+    writeFileSync(file, 'version: 1\ndefaults: { action: tcp }\n');
+    const second = await Daemon.start(sandbox, ['--policy', file]);
+    assert.equal(await second.metric('slipstream_demotions_total', 'reason="policy"'), 1);
+    await c.pingPong(40, 64);
+    const redirected = await second.metric('slipstream_redirected_messages_total');
+    await c.pingPong(100, 64);
+    assert.equal(await second.metric('slipstream_redirected_messages_total'), redirected);
   });
 
   it('down in mid-transfer drains, with and without a controller, and leaves nothing', async () => {

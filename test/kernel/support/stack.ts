@@ -64,7 +64,7 @@ export class Stack {
   records(...states: State[]): PairRecord[] {
     const { pairs } = this.datapath;
     const wanted: State[] =
-      states.length > 0 ? states : ['half', 'observed', 'candidate', 'approved', 'inserted', 'draining'];
+      states.length > 0 ? states : ['half', 'observed', 'candidate', 'approved', 'inserted', 'draining', 'leaving'];
     return [...pairs.slots(...wanted)].flatMap(([slot, control]) => pairs.read(slot, control) ?? []);
   }
 
