@@ -10,7 +10,14 @@ import { Datapath } from '../datapath/datapath.js';
 import { EXIT, UserError } from '../errors.js';
 import { Metrics } from '../metrics/metrics.js';
 import { formatProblem } from '../policy/parse.js';
-import { cgroupRoot, isBpffsDirectory, requireBpffs, requireCgroup, requireRoot } from '../probe/host.js';
+import {
+  cgroupRoot,
+  isBpffsDirectory,
+  mountBpffsFor,
+  requireCgroup,
+  requirePinDir,
+  requireRoot,
+} from '../probe/host.js';
 import { requireKernel } from '../probe/kernel.js';
 import { Controller } from './controller.js';
 import { formatListenAddress, type HttpSources, HttpServer, parseListenAddress } from './http.js';
@@ -57,12 +64,13 @@ export async function up(options: UpOptions, environment: UpEnvironment): Promis
   const cgroupDir = options.cgroup === undefined ? root : requireCgroup(options.cgroup);
   requireKernel(environment.kernelRelease ?? release());
 
+  requirePinDir(options.pinDir);
   refuseSecondInstance(options.pinDir, cgroupDir);
 
   const sources: HttpSources = { metrics: undefined, notReady: () => 'the datapath is not attached yet' };
   const http = await HttpServer.listen(address, sources);
   try {
-    requireBpffs(options.pinDir);
+    mountBpffsFor(options.pinDir);
     const lock = acquireLock(options.pinDir);
     try {
       await serve(options, { ...environment, policy, root, cgroupDir, http, sources, signals });

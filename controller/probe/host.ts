@@ -92,28 +92,15 @@ export function requireCgroup(dir: string): string {
 }
 
 /**
- * Makes sure that pins can be made below `pinDir`: mounts the BPF file system at
- * its usual place if the directory lies there.
- * @throws UserError if the directory lies elsewhere and is on no BPF file system.
+ * Checks a pin directory without changing anything.
+ * @throws UserError (exit code 2) if pins can't be made there, even once the BPF file system is mounted
  */
-export function requireBpffs(pinDir: string): void {
+export function requirePinDir(pinDir: string): void {
   const path = resolve(pinDir);
   if (path === BPF_ROOT || path === mountPointOf(path)) {
     throw new UserError(`--pin-dir ${pinDir}: this is a mount point, choose a directory below it`, EXIT.usage);
   }
-  if (isBelow(path, BPF_ROOT) && !isType(BPF_ROOT, 'bpf')) {
-    try {
-      mountBpf(BPF_ROOT);
-    } catch (error) {
-      const reason = error instanceof NativeError ? error.code : String(error);
-      throw new UserError(
-        `the BPF file system is not mounted and mounting it at ${BPF_ROOT} failed (${reason}): ` +
-          `mount it with "mount -t bpf bpf ${BPF_ROOT}"`,
-        EXIT.unsupported,
-        { cause: error },
-      );
-    }
-  }
+  if (awaitsMount(path)) return;
   const parent = nearestExisting(path);
   if (!isType(parent, 'bpf')) {
     throw new UserError(
@@ -125,6 +112,29 @@ export function requireBpffs(pinDir: string): void {
   if (!isDirectory(parent)) {
     throw new UserError(`--pin-dir ${pinDir}: ${parent} is a pin and no directory, choose another place`, EXIT.usage);
   }
+}
+
+/**
+ * Mounts the BPF file system at its usual place if the pin directory lies there and it is not.
+ * @throws UserError (exit code 3)
+ */
+export function mountBpffsFor(pinDir: string): void {
+  if (!awaitsMount(resolve(pinDir))) return;
+  try {
+    mountBpf(BPF_ROOT);
+  } catch (error) {
+    const reason = error instanceof NativeError ? error.code : String(error);
+    throw new UserError(
+      `the BPF file system is not mounted and mounting it at ${BPF_ROOT} failed (${reason}): ` +
+        `mount it with "mount -t bpf bpf ${BPF_ROOT}"`,
+      EXIT.unsupported,
+      { cause: error },
+    );
+  }
+}
+
+function awaitsMount(path: string): boolean {
+  return isBelow(path, BPF_ROOT) && !isType(BPF_ROOT, 'bpf');
 }
 
 /** True for a directory in a BPF file system: elsewhere nothing is read as a pin, and nothing removed. */

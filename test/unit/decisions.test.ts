@@ -70,7 +70,12 @@ describe('decisions', () => {
     const cases: [string, Given, string, Verdict][] = [
       ['approves non-blocking readers', {}, '', approve],
       ['approves before the first receive of an end', { client: { evidence: 0 } }, '', approve],
-      ['does not mind peeking', { server: { evidence: bit('PEEK') | bit('NONBLOCKING') } }, '', approve],
+      [
+        'refuses a reader that peeks',
+        { server: { evidence: bit('PEEK') | bit('NONBLOCKING') } },
+        '',
+        refuse('reader', 'never'),
+      ],
       [
         'gives the limits of the rule',
         { server: { cgroup: '/b' }, turnsShown: 100 },
@@ -209,7 +214,7 @@ describe('decisions', () => {
     }
 
     it('every other reason stays', () => {
-      const passing = ['accounting', 'slot_busy', 'memory', 'gone'];
+      const passing = ['accounting', 'slot_busy', 'busy', 'memory', 'gone'];
       for (const reason of [...objectLayout().labels('refusal_reason'), 'unknown']) {
         if (!passing.includes(reason)) assert.equal(retryAfterInsertFailure(reason, 0), 'never', reason);
       }
