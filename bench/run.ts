@@ -129,7 +129,7 @@ if (process.geteuid?.() !== 0 || chosen.length === 0) {
   );
   process.exit(chosen.length === 0 ? 2 : 1);
 }
-const [runs, seconds] = options.quick ? [3, 0.7] : [9, 2];
+const [runs, seconds] = options.quick ? [3, 0.7] : [7, 1];
 const sandbox = new Sandbox('bench');
 try {
   const plain = sandbox.makeCgroup('plain', 'beside');
