@@ -32,7 +32,7 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'trusts neither order nor accounting',
     file: REDIRECT,
     from: `	if (peer->copied_seq != write_seq) {
-		*reason = PASS_ORDER;
+		*reason = leave != PASS_REASONS ? leave : PASS_ORDER;
 		return false;
 	}`,
     to: '	direction->path = PATH_DIRECT;',
@@ -155,7 +155,8 @@ export const MUTANTS: readonly Mutant[] = [
     invariant: 5,
     name: 'redirects from a zerocopy sender',
     file: REDIRECT,
-    from: 'else if (sk->__sk_common.skc_flags & 1ul << bpf_core_enum_value(enum sock_flags, SOCK_ZEROCOPY))',
+    from: `else if (sk->__sk_common.skc_flags &
+		 1ul << bpf_core_enum_value(enum sock_flags, SOCK_ZEROCOPY))`,
     to: 'else if (0)',
     tests: '5: socket state',
   },
