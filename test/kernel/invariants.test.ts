@@ -337,6 +337,14 @@ describe('invariants', function () {
       await c.pingPong(10, 1000);
     });
 
+    it('lets every message pass while a pair is leaving', async () => {
+      const { c, pair } = await promoted();
+      await stack.controller.stop();
+      assert.ok(stack.datapath.pairs.change(pair.slot, stack.datapath.pairs.control(pair.slot), 'leaving'));
+      await passes(pair, 'state', () => c.client.do('sendall 2 100'));
+      await c.server.do('recvall 2 100');
+    });
+
     it('drains half-closed pairs', async () => {
       const { c, pair } = await promoted();
       await c.client.do('sendall 2 100');

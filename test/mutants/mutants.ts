@@ -112,9 +112,9 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     invariant: 4,
-    name: 'goes on redirecting while a pair drains and nothing waits',
+    name: 'goes on redirecting while a pair leaves',
     file: REDIRECT,
-    from: 'if (state_of(control) != STATE_INSERTED)',
+    from: 'if (state_of(control) != STATE_INSERTED && state_of(control) != STATE_DRAINING)',
     to: 'if (0)',
     tests: '4: nothing is dropped',
   },
