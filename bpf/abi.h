@@ -18,11 +18,12 @@
 /* Raised whenever a layout or a meaning below changes; pins of another version
  * are drained and replaced, never adopted.
  */
-#define SLIPSTREAM_ABI_VERSION 1
+#define SLIPSTREAM_ABI_VERSION 2
 
 #define CACHE_LINE 64
 #define COMM_LENGTH 16 /* TASK_COMM_LEN */
 #define VERSION_LENGTH 32
+#define TICK_SHIFT 20 /* a tick is 2^20 ns of CLOCK_MONOTONIC, about a millisecond */
 
 enum side {
 	SIDE_CLIENT = 0,
@@ -86,6 +87,7 @@ enum pass_reason {
 	PASS_BACKLOG,         /* reader behind by the limit */
 	PASS_PEER,            /* the kept address no longer holds the peer */
 	PASS_LOST,            /* peer left the sockmap between check and redirect */
+	PASS_KEEPALIVE,       /* one now and then, for timers that only TCP feeds */
 	PASS_REASONS,
 };
 
@@ -120,6 +122,7 @@ enum refusal_reason {
 	REFUSAL_MEMORY,
 	REFUSAL_GONE,             /* the iterator did not meet the socket */
 	REFUSAL_KERNEL,           /* the kernel gate switched promotion off */
+	REFUSAL_LEARNED,          /* a reader was seen to leave redirected data unread */
 	REFUSAL_REASONS,
 };
 
@@ -163,11 +166,11 @@ struct address {
 	__u16 reserved;
 };
 
-/* Written by the sending side under its socket lock. One cache line. */
+/* Written by the sending side under its socket lock. The second cache line is cold. */
 struct direction {
 	__u64 redirected_bytes; /* counted before the kernel queues them */
 	__u64 redirected_messages;
-	__u64 passed_messages;   /* while in the sockmap */
+	__u64 passed_messages;   /* while in the sockmap, but for PASS_KEEPALIVE */
 	__u64 own_receives;      /* reader.receives of this side at the last send */
 	__u32 fence_sequence;    /* write_seq before the first message */
 	__u32 run_messages;      /* messages since this side last received */
@@ -177,6 +180,16 @@ struct direction {
 	__u8 path;               /* enum direction_path */
 	__u8 fenced;             /* fence_sequence is valid */
 	__u8 last_pass;          /* enum pass_reason */
+	__u32 last_tcp;          /* when a message last went over TCP; ticks */
+
+	/* The guard, see redirect: where TCP bytes began that have redirected ones
+	 * before them, and what the reader must have received before it takes them.
+	 */
+	__u32 behind_sequence __attribute__((aligned(CACHE_LINE)));
+	__u32 overtaken_since; /* when they were first seen taken too early; ticks; 0: never */
+	__u64 behind_received;
+	__u8 behind;    /* the two are valid */
+	__u8 overtaken; /* certain: nothing more is sent */
 } __attribute__((aligned(CACHE_LINE)));
 
 /* Written by the receiving side after each receive. One cache line. */
@@ -214,6 +227,7 @@ struct pair {
 	__u32 netns[2];
 	__u32 promotions; /* how often this pair was inserted */
 	__u32 reserved;
+	__u64 stalled_ns[2]; /* by the controller: since when this reader has taken nothing; 0 */
 
 	/* The observation window: touched by both readers until CANDIDATE. */
 	__u32 last_reader __attribute__((aligned(CACHE_LINE))); /* side + 1 */
@@ -255,7 +269,7 @@ struct settings {
 	__u32 paused;        /* no new pairs, no new candidates */
 	__u32 pass;          /* number of the iterator's present run */
 	__u32 leave;         /* for the controller: `down` takes over */
-	__u32 reserved;
+	__u32 keepalive;     /* ticks after which a message goes over TCP; 0: never */
 	__u64 attached_cgroup;
 	__u64 loaded_ns;
 	char version[VERSION_LENGTH]; /* of the project that loaded the programs */
@@ -270,6 +284,7 @@ struct counters {
 	__u64 totals_lost; /* closed pairs whose bytes found no entry in totals */
 	__u64 release_failed; /* slots that could not be put back */
 	__u64 redirect_retries; /* rest of a message that memory split, see redirect */
+	__u64 dropped; /* messages refused because TCP bytes had overtaken redirected ones */
 	__u64 passed[PASS_REASONS];
 	__u64 unpaired[UNPAIRED_REASONS];
 };

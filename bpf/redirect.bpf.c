@@ -19,11 +19,18 @@ struct peer_view {
 	__u8 shutdown;
 };
 
+static __always_inline __u32 ticks(void)
+{
+	return bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
+}
+
 static __always_inline int pass(struct direction *direction, enum pass_reason reason)
 {
 	COUNT(passed[reason]);
-	direction->passed_messages++;
+	if (reason != PASS_KEEPALIVE)
+		direction->passed_messages++;
 	direction->last_pass = reason;
+	direction->last_tcp = ticks();
 	if (direction->path != PATH_TCP) {
 		direction->path = PATH_TCP;
 		direction->switches++;
@@ -65,6 +72,58 @@ static __always_inline bool is_stream(struct direction *direction, const struct 
 	direction->run_bytes += size;
 	return direction->run_messages > settings->run_messages ||
 	       direction->run_bytes > settings->run_bytes;
+}
+
+/*
+ * Passes a message when the reader's queue may still hold redirected bytes, and
+ * notes what must have been received before this message may be taken. While a
+ * direction is DIRECT all that TCP was given has been received, so the sum stands.
+ */
+static __always_inline int pass_behind(struct direction *direction, const struct peer_view *peer,
+				       __u32 write_seq, enum pass_reason reason)
+{
+	if (direction->path == PATH_DIRECT) {
+		direction->behind_sequence = write_seq;
+		direction->behind_received = direction->redirected_bytes + peer->bytes_received;
+		direction->overtaken_since = 0;
+		direction->behind = 1;
+	}
+	return pass(direction, reason);
+}
+
+/* How long the reader's count may lag behind its copied_seq: it is taken after
+ * the receive, and another thread may go on meanwhile.
+ */
+#define OVERTAKEN_TICKS 1000
+
+/*
+ * The guard: has the reader taken TCP bytes while redirected ones before them
+ * wait? tcp_bpf_recvmsg never does. splice(2), which reads sk_receive_queue only
+ * (tcp_splice_read), does when it begins after promotion. The stream is then
+ * broken, and an error is better than more of it.
+ */
+static __always_inline bool is_overtaken(struct direction *direction, const struct reader *reader,
+					 const struct peer_view *peer)
+{
+	__u32 now;
+
+	if (!direction->behind || direction->overtaken)
+		return direction->overtaken;
+	if (READ_ONCE(reader->received_bytes) >= direction->behind_received) {
+		direction->behind = 0;
+		return false;
+	}
+	if ((__s32)(peer->copied_seq - direction->behind_sequence) <= 0) {
+		direction->overtaken_since = 0;
+		return false;
+	}
+	now = ticks();
+	if (!direction->overtaken_since)
+		direction->overtaken_since = now ? now : 1;
+	if (now - direction->overtaken_since < OVERTAKEN_TICKS)
+		return false;
+	direction->overtaken = 1;
+	return true;
 }
 
 /* Invariant 5, the sender's half. */
@@ -111,7 +170,7 @@ static __always_inline bool reader_allows(const struct peer_view *peer, enum pas
  * what is there (epoll(7)) and never come back for the rest.
  */
 static __always_inline enum pass_reason why_leave(const struct pair *pair, __u32 control, int own,
-						  bool stream)
+						  bool stream, __u32 keepalive)
 {
 	if (state_of(control) != STATE_INSERTED)
 		return PASS_STATE;
@@ -121,6 +180,12 @@ static __always_inline enum pass_reason why_leave(const struct pair *pair, __u32
 		return PASS_HELD;
 	if (READ_ONCE(pair->reader[own ^ 1].evidence) & pair->forbidden)
 		return PASS_READER;
+	/* Conntrack, NAT and TCP's own timers see this direction alive, and a
+	 * reader that has turned to splice(2) shows in the accounting.
+	 */
+	if (keepalive && pair->direction[own].path == PATH_DIRECT &&
+	    ticks() - pair->direction[own].last_tcp >= keepalive)
+		return PASS_KEEPALIVE;
 	return PASS_REASONS;
 }
 
@@ -222,14 +287,17 @@ int redirect(struct sk_msg_md *msg)
 	stream = is_stream(direction, &pair->reader[own], size, settings);
 	sk = VIEW(sock, kernel->sk);
 	write_seq = VIEW(tcp_sock, kernel->sk)->write_seq;
-	if (!sender_allows(sk, &reason))
-		return pass(direction, reason);
 	if (!read_peer(&peer, pair->socket[other], pair->cookie[other]))
 		return pass(direction, PASS_PEER);
-	if (!reader_allows(&peer, &reason) ||
+	if (is_overtaken(direction, &pair->reader[other], &peer)) {
+		COUNT(dropped);
+		return SK_DROP;
+	}
+	if (!sender_allows(sk, &reason) || !reader_allows(&peer, &reason) ||
 	    !queue_allows(direction, &pair->reader[other], &peer, write_seq, size,
-			  pair->backlog_limit, why_leave(pair, control, own, stream), &reason))
-		return pass(direction, reason);
+			  pair->backlog_limit,
+			  why_leave(pair, control, own, stream, settings->keepalive), &reason))
+		return pass_behind(direction, &peer, write_seq, reason);
 
 	/* Counted first: between here and the enqueueing our lock is released, and
 	 * whoever drains the pair must already know of these bytes (invariant 4).
@@ -245,6 +313,7 @@ int redirect(struct sk_msg_md *msg)
 	if (direction->path != PATH_DIRECT) {
 		direction->path = PATH_DIRECT;
 		direction->switches++;
+		direction->behind = 0;
 	}
 	return SK_PASS;
 }

@@ -11,6 +11,13 @@ export const pinDirOption = {
   describe: 'Directory in the BPF file system that keeps the datapath',
 } as const;
 
+export const stateDirOption = {
+  type: 'string',
+  default: '/var/lib/slipstream-bpf',
+  requiresArg: true,
+  describe: 'Directory that keeps what was learned about programs',
+} as const;
+
 export const jsonOption = {
   type: 'boolean',
   default: false,

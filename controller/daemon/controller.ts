@@ -3,22 +3,28 @@
  * demotions and drains. Decisions are pure functions in ../decisions; this file
  * carries them out and keeps the order that the invariants ask for.
  */
+import { readFileSync } from 'node:fs';
+import { release } from 'node:os';
+
 import type { Logger } from 'pino';
 
 import { RingBuffer, rcuBarrier } from '../../addon/index.js';
 import type { CgroupNames } from '../datapath/cgroups.js';
 import type { Datapath } from '../datapath/datapath.js';
 import { type Control, otherSide, type PairRecord, SIDES, type Side } from '../datapath/pair-table.js';
-import { DEFAULT_TUNING } from '../datapath/settings.js';
+import { DEFAULT_TUNING, type Tuning } from '../datapath/settings.js';
 import { coolDown, isStreaming, WINDOW_MINIMUM } from '../decisions/demotion.js';
 import {
+  type CandidateEnd,
   type EvidenceBits,
   judgeCandidate,
   type Retry,
   retryAfterInsertFailure,
   type Verdict,
 } from '../decisions/promotion.js';
+import { isEvidence, judgeWaiting, type Waiting } from '../decisions/stall.js';
 import { type CompiledPolicy, minimumPromoteAfter } from '../policy/evaluate.js';
+import { type LearnedProgram, LearnedPrograms } from '../policy/learned.js';
 import { backlogs } from '../view/backlog.js';
 import { foldGoneCgroups } from '../view/totals.js';
 
@@ -28,8 +34,8 @@ const PROMOTE_INTERVAL = 5;
 const SWEEP_INTERVAL = 500;
 /** How often backlogs are looked at and vanished cgroups folded, milliseconds. */
 const WATCH_INTERVAL = 5000;
-/** A backlog that its reader has not touched for this long is stalled, milliseconds. */
-const STALL_AFTER = 10_000;
+/** A reader that takes nothing of what waits for this long has stalled, milliseconds, unless an option says otherwise. */
+const STALL_AFTER = 30_000;
 /** Longest pause between two looks at a draining pair, milliseconds. */
 const DRAIN_PAUSE_LIMIT = 50;
 const NEVER = 2n ** 63n;
@@ -42,6 +48,12 @@ export interface ControllerOptions {
   log: Logger;
   /** Named reason if the kernel gate allows no promotion. */
   kernelRefusal?: string | undefined;
+  /** A reader that takes nothing of what waits for this long has stalled, milliseconds; default 30 s. */
+  stallAfter?: number;
+  /** Where it differs from the default. */
+  tuning?: Partial<Tuning>;
+  /** Default: what is learned is forgotten with this process. */
+  learned?: LearnedPrograms;
   /** Seconds from candidate to insertion, for the histogram. */
   onPromoted?: (seconds: number) => void;
   /** Called once when `down` asks this process to leave. */
@@ -53,13 +65,6 @@ interface Draining {
   retryNs: bigint;
   /** True once no sender can still be deciding by the state before LEAVING. */
   settled: boolean;
-}
-
-/** A direction with a backlog, and since when its reader has taken nothing of it. */
-interface Waiting {
-  consumed: number;
-  since: number;
-  stalled: boolean;
 }
 
 interface InsertedPair {
@@ -77,6 +82,8 @@ export class Controller {
   readonly #log: Logger;
   readonly #bits: EvidenceBits;
   readonly #options: ControllerOptions;
+  readonly #learned: LearnedPrograms;
+  readonly #stallAfter: number;
   readonly #eventTypes: Record<string, number>;
   readonly #approved = new Map<number, Control>();
   readonly #inserted = new Map<number, InsertedPair>();
@@ -84,6 +91,8 @@ export class Controller {
   /** Insertions that failed in a row, by slot; cleared with the pair. */
   readonly #failures = new Map<number, { generation: number; count: number }>();
   #waiting = new Map<string, Waiting>();
+  /** Directions whose guard has been reported. */
+  readonly #overtaken = new Set<string>();
   #policy: CompiledPolicy;
   #watchTimer: NodeJS.Timeout | undefined;
   #ring: RingBuffer | undefined;
@@ -95,6 +104,8 @@ export class Controller {
 
   constructor(options: ControllerOptions) {
     this.#options = options;
+    this.#learned = options.learned ?? new LearnedPrograms(undefined);
+    this.#stallAfter = options.stallAfter ?? STALL_AFTER;
     this.#datapath = options.datapath;
     this.#cgroups = options.cgroups;
     this.#policy = options.policy;
@@ -118,9 +129,12 @@ export class Controller {
     this.#sweepTimer = setInterval(() => {
       this.#sweep();
     }, SWEEP_INTERVAL);
-    this.#watchTimer = setInterval(() => {
-      this.#watch();
-    }, WATCH_INTERVAL);
+    this.#watchTimer = setInterval(
+      () => {
+        this.#watch();
+      },
+      Math.min(WATCH_INTERVAL, Math.max(50, this.#stallAfter / 4)),
+    );
   }
 
   /** Stops deciding. Live pairs stay as they are: the kernel needs no controller. */
@@ -152,7 +166,10 @@ export class Controller {
         if (verdict.kind === 'approve') {
           this.#datapath.pairs.setLimits(slot, verdict.backlog, verdict.forbidden);
         } else {
-          this.demote(slot, control, 'policy', NEVER);
+          const reason = verdict.kind === 'refuse' ? demotionFor(verdict.reason) : 'policy';
+          if (this.demote(slot, control, reason, NEVER) && verdict.kind === 'refuse') {
+            this.#datapath.pairs.setRefusal(slot, verdict.reason);
+          }
         }
       } else if (control.state === 'approved') {
         if (verdict.kind === 'approve') {
@@ -220,7 +237,11 @@ export class Controller {
   }
 
   #tune(): void {
-    this.#datapath.settings.tune({ ...DEFAULT_TUNING, promoteAfter: minimumPromoteAfter(this.#policy) });
+    this.#datapath.settings.tune({
+      ...DEFAULT_TUNING,
+      ...this.#options.tuning,
+      promoteAfter: minimumPromoteAfter(this.#policy),
+    });
   }
 
   #onEvent(record: Buffer): void {
@@ -241,12 +262,16 @@ export class Controller {
 
   #judge(record: PairRecord, turnsShown = record.promoteAfter || minimumPromoteAfter(this.#policy)): Verdict {
     const [a, b] = record.ends;
-    const end = (of: typeof a): Parameters<typeof judgeCandidate>[0]['ends'][0] => ({
-      cgroup: this.#cgroups.path(of.cgroupId),
-      ports: [of.port, of.remotePort],
-      program: of.program,
-      evidence: of.evidence,
-    });
+    const end = (of: typeof a): CandidateEnd => {
+      const cgroup = this.#cgroups.path(of.cgroupId);
+      return {
+        cgroup,
+        ports: [of.port, of.remotePort],
+        program: of.program,
+        evidence: of.evidence,
+        learned: this.#learned.has(of.program, cgroup),
+      };
+    };
     return judgeCandidate(
       {
         ends: [end(a), end(b)],
@@ -287,7 +312,7 @@ export class Controller {
     if (record === undefined) return;
     const verdict = this.#judge(record, Infinity);
     if (verdict.kind !== 'refuse') return;
-    const reason = verdict.reason === 'program' ? 'program' : 'reader';
+    const reason = demotionFor(verdict.reason);
     if (this.demote(slot, control, reason, NEVER)) this.#datapath.pairs.setRefusal(slot, verdict.reason);
   }
 
@@ -425,20 +450,105 @@ export class Controller {
 
   /** The watchdog, and the housekeeping that may take its time. */
   #watch(): void {
+    this.#refreshLearned();
+    this.#watchBacklogs();
+    this.#watchGuard();
+    foldGoneCgroups(this.#datapath, this.#cgroups);
+  }
+
+  /** What another process has forgotten, or a person edited, is taken up. */
+  #refreshLearned(): void {
+    try {
+      if (this.#learned.refresh()) this.applyPolicy(this.#policy);
+    } catch (error) {
+      this.#log.error(error instanceof Error ? error.message : String(error));
+    }
+  }
+
+  /** Finds readers that take nothing of what was redirected to them. */
+  #watchBacklogs(): void {
+    const { pairs } = this.#datapath;
     const waiting = new Map<string, Waiting>();
     const now = Date.now();
-    for (const { slot, generation, side, waiting: bytes, consumed } of backlogs(this.#datapath)) {
-      const key = `${String(slot)}.${String(generation)}.${String(side)}`;
+    const stalls = new Set<string>();
+    for (const { slot, control, side, waiting: bytes, consumed } of backlogs(this.#datapath)) {
+      const reader = otherSide(side);
+      const key = `${pairId(slot, control)}.${String(side)}`;
       const before = this.#waiting.get(key);
-      const since = before?.consumed === consumed ? before.since : now;
-      const stalled = now - since >= STALL_AFTER;
-      if (stalled && before?.stalled !== true) {
-        this.#log.warn({ pair: `${String(slot)}.${String(generation)}`, side, bytes }, 'reader has stalled');
-      }
-      waiting.set(key, { consumed, since, stalled });
+      const found = judgeWaiting(before, consumed, now, this.#stallAfter);
+      waiting.set(key, found);
+      if (!found.stalled) continue;
+      stalls.add(`${String(slot)}.${String(reader)}`);
+      if (before?.stalled === true) continue;
+      pairs.setStalled(slot, reader, nanosecondsFromNow(found.since - now));
+      this.#log.warn(
+        { ...this.#describeReader(slot, control, reader), bytes, seconds: (now - found.since) / 1000 },
+        'a reader has stalled: redirected data waits for it',
+      );
+      this.#learn(slot, control, reader, 'stalled');
     }
     this.#waiting = waiting;
-    foldGoneCgroups(this.#datapath, this.#cgroups);
+    for (const [slot] of pairs.slots('inserted', 'draining', 'leaving')) {
+      for (const reader of SIDES) {
+        if (pairs.stalledNs(slot, reader) === 0n || stalls.has(`${String(slot)}.${String(reader)}`)) continue;
+        pairs.setStalled(slot, reader, 0n);
+      }
+    }
+  }
+
+  /** Reports what the guard in redirect has found. */
+  #watchGuard(): void {
+    const { pairs } = this.#datapath;
+    for (const [slot, control] of pairs.slots('inserted', 'draining', 'leaving')) {
+      for (const sender of SIDES) {
+        if (!pairs.overtaken(slot, sender)) continue;
+        const id = `${pairId(slot, control)}.${String(sender)}`;
+        if (this.#overtaken.has(id)) continue;
+        this.#overtaken.add(id);
+        const reader = otherSide(sender);
+        this.#log.error(
+          this.#describeReader(slot, control, reader),
+          'a reader took TCP bytes before redirected ones (splice?): the connection is cut, exclude this program',
+        );
+        this.#learn(slot, control, reader, 'overtaken');
+      }
+    }
+    for (const id of this.#overtaken) {
+      const [slot = '', generation = ''] = id.split('.');
+      if (pairs.control(Number(slot)).generation !== Number(generation)) this.#overtaken.delete(id);
+    }
+  }
+
+  #describeReader(slot: number, control: Control, reader: Side): object {
+    const end = this.#datapath.pairs.read(slot, control)?.ends[reader];
+    return {
+      pair: pairId(slot, control),
+      program: end?.program,
+      pid: end?.pid,
+      cgroup: end && this.#cgroups.path(end.cgroupId),
+    };
+  }
+
+  /** Remembers the program behind a reader and takes it off the direct path everywhere in its cgroup. */
+  #learn(slot: number, control: Control, reader: Side, cause: LearnedProgram['cause']): void {
+    const end = this.#datapath.pairs.read(slot, control)?.ends[reader];
+    const cgroup = end && this.#cgroups.path(end.cgroupId);
+    if (end === undefined || cgroup === undefined || end.program === '') return;
+    if (cause === 'stalled' && !isEvidence(processState(end.pid))) return;
+    try {
+      const at = new Date().toISOString();
+      if (!this.#learned.add({ program: end.program, cgroup, cause, at, kernel: release() })) return;
+    } catch (error) {
+      this.#log.error(
+        { error: String(error) },
+        'what was learned could not be saved and is forgotten at the next start',
+      );
+    }
+    this.#log.warn(
+      { program: end.program, cgroup, cause },
+      'not accelerated from now on: see "slipstream-bpf learned"',
+    );
+    this.applyPolicy(this.#policy);
   }
 
   #drain(slot: number, control: Control, retryNs: bigint): void {
@@ -516,6 +626,21 @@ export class Controller {
 /** How a pair is called in logs and on the command line. */
 export function pairId(slot: number, control: Control): string {
   return `${String(slot)}.${String(control.generation)}`;
+}
+
+/** Why a pair is taken back that would be refused for this reason now. */
+function demotionFor(refusal: string): string {
+  if (refusal === 'policy' || refusal === 'observe' || refusal === 'kernel') return 'policy';
+  return refusal === 'program' || refusal === 'learned' ? 'program' : 'reader';
+}
+
+/** As proc_pid_status(5) words it; undefined if the process can't be seen. */
+function processState(pid: number): string | undefined {
+  try {
+    return /^State:\s*(\S)/m.exec(readFileSync(`/proc/${String(pid)}/status`, 'utf8'))?.[1];
+  } catch {
+    return undefined;
+  }
 }
 
 function nanosecondsFromNow(ms: number): bigint {

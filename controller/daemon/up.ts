@@ -9,6 +9,7 @@ import { CgroupNames } from '../datapath/cgroups.js';
 import { Datapath } from '../datapath/datapath.js';
 import { EXIT, UserError } from '../errors.js';
 import { Metrics } from '../metrics/metrics.js';
+import { LearnedPrograms } from '../policy/learned.js';
 import { formatProblem } from '../policy/parse.js';
 import {
   cgroupRoot,
@@ -32,6 +33,10 @@ export interface UpOptions {
   metrics: string;
   maxPairs: number;
   detachOnExit: boolean;
+  /** Directory for what is learned. */
+  stateDir: string;
+  /** A reader that takes nothing of what waits for this long has stalled, seconds. */
+  stallAfter: number;
   /** With detachOnExit: how long to drain, seconds. */
   timeout: number;
 }
@@ -60,6 +65,7 @@ export async function up(options: UpOptions, environment: UpEnvironment): Promis
   for (const warning of policy.warnings) log.warn(formatProblem(warning));
   const address = parseListenAddress(options.metrics);
   requireRoot('up');
+  const learned = new LearnedPrograms(options.stateDir);
   const root = cgroupRoot();
   const cgroupDir = options.cgroup === undefined ? root : requireCgroup(options.cgroup);
   requireKernel(environment.kernelRelease ?? release());
@@ -73,7 +79,7 @@ export async function up(options: UpOptions, environment: UpEnvironment): Promis
     mountBpffsFor(options.pinDir);
     const lock = acquireLock(options.pinDir);
     try {
-      await serve(options, { ...environment, policy, root, cgroupDir, http, sources, signals });
+      await serve(options, { ...environment, policy, learned, root, cgroupDir, http, sources, signals });
     } finally {
       removeIfEmpty(options.pinDir);
       lock.release();
@@ -113,6 +119,7 @@ function removeIfEmpty(pinDir: string): void {
 
 interface Context extends UpEnvironment {
   policy: LoadedPolicy;
+  learned: LearnedPrograms;
   root: string;
   cgroupDir: string;
   http: HttpServer;
@@ -130,12 +137,20 @@ async function serve(options: UpOptions, context: Context): Promise<void> {
       resolve('taken down');
     };
   });
-  const metrics = new Metrics({ datapath, cgroups, version: context.version, stalled: () => controller.stalled });
+  const metrics = new Metrics({
+    datapath,
+    cgroups,
+    version: context.version,
+    stalled: () => controller.stalled,
+    learned: () => context.learned.list.length,
+  });
   const controller = new Controller({
     datapath,
     cgroups,
     policy: context.policy.compiled,
     log,
+    learned: context.learned,
+    stallAfter: options.stallAfter * 1000,
     onPromoted: (seconds) => {
       metrics.promoted(seconds);
     },

@@ -15,7 +15,7 @@ import { PairTable, SIDES, type Side } from './pair-table.js';
 import { ControllerCounters, DEFAULT_TUNING, Settings } from './settings.js';
 
 /** Must equal SLIPSTREAM_ABI_VERSION in bpf/abi.h; a unit test compares them. */
-export const ABI_VERSION = 1;
+export const ABI_VERSION = 2;
 
 const MAP_NAMES = [
   'pairs',
@@ -57,6 +57,8 @@ export interface DatapathCounters {
   eventsLost: number;
   totalsLost: number;
   releaseFailed: number;
+  /** Messages refused because TCP bytes had overtaken redirected ones. */
+  dropped: number;
   passed: Record<string, number>;
   unpaired: Record<string, number>;
 }
@@ -240,6 +242,7 @@ export class Datapath {
       eventsLost: sum('events_lost'),
       totalsLost: sum('totals_lost'),
       releaseFailed: sum('release_failed'),
+      dropped: sum('dropped'),
       passed: byReason('passed', this.layout.labels('pass_reason')),
       unpaired: byReason('unpaired', this.layout.labels('unpaired_reason')),
     };

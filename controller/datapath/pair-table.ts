@@ -61,6 +61,10 @@ export interface Direction {
   readonly switches: number;
   /** Reason of the last message that passed, if any did. */
   readonly lastPass: string | undefined;
+  /** TCP bytes were taken before redirected ones: the stream is broken, nothing more is sent. */
+  readonly overtaken: boolean;
+  /** Since when the reader of this direction has taken nothing; CLOCK_MONOTONIC, 0n: it has not stalled. */
+  readonly stalledNs: bigint;
 }
 
 /** A copy of one slot. */
@@ -135,6 +139,8 @@ export class PairTable {
       path: two('direction[%].path'),
       lastPass: two('direction[%].last_pass'),
       switches: two('direction[%].switches'),
+      overtaken: two('direction[%].overtaken'),
+      stalledNs: two('stalled_ns[%]'),
       receivedBytes: two('reader[%].received_bytes'),
       receives: two('reader[%].receives'),
       thread: two('reader[%].thread'),
@@ -276,6 +282,20 @@ export class PairTable {
     }).join('\n');
   }
 
+  /** Whether TCP bytes of this direction were taken before redirected ones. */
+  overtaken(slot: number, sender: Side): boolean {
+    return this.#records.get(slot, this.#f.overtaken[sender]) !== 0;
+  }
+
+  stalledNs(slot: number, reader: Side): bigint {
+    return this.#records.getBig(slot, this.#f.stalledNs[reader]);
+  }
+
+  /** @param ns since when the reader has taken nothing, CLOCK_MONOTONIC; 0n: it has not stalled */
+  setStalled(slot: number, reader: Side, ns: bigint): void {
+    this.#records.set(slot, this.#f.stalledNs[reader], ns);
+  }
+
   /** Keeps a direction on TCP, or lets it redirect again. */
   hold(slot: number, side: Side, held: boolean): void {
     this.#records.set(slot, this.#f.hold[side], held ? 1 : 0);
@@ -332,6 +352,8 @@ export class PairTable {
       passedMessages,
       switches: r.get(slot, f.switches[side]),
       lastPass: passedMessages === 0 ? undefined : this.#passes[r.get(slot, f.lastPass[side])],
+      overtaken: this.overtaken(slot, side),
+      stalledNs: this.stalledNs(slot, otherSide(side)),
     };
   }
 }

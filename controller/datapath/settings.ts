@@ -11,6 +11,11 @@ export interface Tuning {
   runMessages: number;
   /** Likewise bytes. */
   runBytes: number;
+  /**
+   * After this long without one, a redirecting direction sends a message over TCP, for timers of conntrack, NAT
+   * and TCP itself; milliseconds, 0: never.
+   */
+  keepalive: number;
 }
 
 export const DEFAULT_TUNING: Tuning = {
@@ -18,7 +23,11 @@ export const DEFAULT_TUNING: Tuning = {
   messageLimit: 64 * 1024,
   runMessages: 16,
   runBytes: 1024 * 1024,
+  keepalive: 1000,
 };
+
+/** Length of a tick of struct settings and struct direction, milliseconds (TICK_SHIFT in bpf/abi.h). */
+const TICK = 2 ** 20 / 1e6;
 
 export class Settings {
   readonly #records: Records;
@@ -34,6 +43,7 @@ export class Settings {
       messageLimit: one('message_limit'),
       runMessages: one('run_messages'),
       runBytes: one('run_bytes'),
+      keepalive: one('keepalive'),
       paused: one('paused'),
       leave: one('leave'),
       pass: one('pass'),
@@ -106,6 +116,7 @@ export class Settings {
     this.#records.set(0, this.#f.messageLimit, tuning.messageLimit);
     this.#records.set(0, this.#f.runMessages, tuning.runMessages);
     this.#records.set(0, this.#f.runBytes, tuning.runBytes);
+    this.#records.set(0, this.#f.keepalive, Math.ceil(tuning.keepalive / TICK));
   }
 
   /** Numbers the iterator's next run. Never 0, which means "never" in a slot. */

@@ -11,6 +11,8 @@ export interface CandidateEnd {
   ports: [number, number];
   program: string;
   evidence: number;
+  /** This program in this cgroup was seen to leave redirected data unread. */
+  learned: boolean;
 }
 
 export interface CandidateFacts {
@@ -52,6 +54,7 @@ export function judgeCandidate(facts: CandidateFacts, policy: CompiledPolicy, bi
   if (facts.ends.some((end) => excludedProgram(policy, end.program) !== undefined)) {
     return { kind: 'refuse', reason: 'program', retry: 'policy' };
   }
+  if (facts.ends.some(({ learned }) => learned)) return { kind: 'refuse', reason: 'learned', retry: 'policy' };
   const evidence = client.evidence | server.evidence;
   if ((evidence & (hardEvidence(bits) | softEvidence(bits))) !== 0)
     return { kind: 'refuse', reason: 'reader', retry: 'never' };

@@ -16,6 +16,8 @@ export interface MetricsOptions {
   version: string;
   /** Directions that the watchdog holds for stalled at present. */
   stalled: () => number;
+  /** Programs that are refused for what the watchdog saw. */
+  learned: () => number;
 }
 
 /** The policy in force, for slipstream_policy_info. */
@@ -139,6 +141,22 @@ export class Metrics {
       [],
       (gauge) => {
         gauge.set(options.stalled());
+      },
+    );
+    this.#gauge(
+      'slipstream_learned_programs',
+      'Programs, each in its cgroup, that are not accelerated because they left redirected data unread.',
+      [],
+      (gauge) => {
+        gauge.set(options.learned());
+      },
+    );
+    this.#counter(
+      'slipstream_dropped_messages_total',
+      'Messages refused because their reader had taken TCP bytes before redirected ones.',
+      [],
+      (counter, sample) => {
+        counter.inc(sample.counters.dropped);
       },
     );
     this.#promotion = new Histogram({

@@ -1,10 +1,10 @@
 /** Redirected bytes that wait to be received. */
 import type { Datapath } from '../datapath/datapath.js';
-import { otherSide, type Side, SIDES } from '../datapath/pair-table.js';
+import { type Control, otherSide, type Side, SIDES } from '../datapath/pair-table.js';
 
 export interface Backlog {
   slot: number;
-  generation: number;
+  control: Control;
   /** The sending side. */
   side: Side;
   /** Bytes redirected and not received; above 0. */
@@ -18,13 +18,13 @@ export function backlogs(datapath: Datapath): Backlog[] {
   const found: Backlog[] = [];
   const pass = datapath.runPromote();
   const { pairs } = datapath;
-  for (const [slot, { generation }] of pairs.slots('inserted', 'draining', 'leaving')) {
+  for (const [slot, control] of pairs.slots('inserted', 'draining', 'leaving')) {
     for (const side of SIDES) {
       // The reader's count comes first: what is redirected meanwhile counts as waiting.
       const consumed = pairs.drained(slot, otherSide(side), pass);
       if (consumed === undefined) continue;
       const waiting = pairs.redirectedBytes(slot, side) - consumed;
-      if (waiting > 0) found.push({ slot, generation, side, waiting, consumed });
+      if (waiting > 0) found.push({ slot, control, side, waiting, consumed });
     }
   }
   return found;

@@ -23,6 +23,8 @@ export interface DirectionRow {
   redirectedMessages: number;
   passedMessages: number;
   lastPass: string | null;
+  /** How long its reader has taken nothing of what waits; null unless it has stalled. */
+  stalledSeconds: number | null;
 }
 
 export interface PairRow {
@@ -30,7 +32,7 @@ export interface PairRow {
   state: State;
   ageSeconds: number;
   promotions: number;
-  /** Why it is not promoted, or was taken back; null if neither happened. */
+  /** What is wrong with it, why it is not promoted, or was taken back; null if none of these. */
   reason: string | null;
   client: EndRow;
   server: EndRow;
@@ -65,8 +67,9 @@ function toRow(record: PairRecord, cgroups: CgroupNames, now: bigint): PairRow {
     };
   }) as [EndRow, EndRow];
   const [toServer, toClient] = SIDES.map((side): DirectionRow => {
-    const { path, redirectedBytes, redirectedMessages, passedMessages, lastPass } = record.directions[side];
-    return { path, redirectedBytes, redirectedMessages, passedMessages, lastPass: lastPass ?? null };
+    const { path, redirectedBytes, redirectedMessages, passedMessages, lastPass, stalledNs } = record.directions[side];
+    const stalledSeconds = stalledNs === 0n ? null : Number(now - stalledNs) / 1e9;
+    return { path, redirectedBytes, redirectedMessages, passedMessages, lastPass: lastPass ?? null, stalledSeconds };
   }) as [DirectionRow, DirectionRow];
   return {
     id: `${String(record.slot)}.${String(record.control.generation)}`,
@@ -82,6 +85,8 @@ function toRow(record: PairRecord, cgroups: CgroupNames, now: bigint): PairRow {
 }
 
 function reason(record: PairRecord): string | null {
+  if (record.directions.some(({ overtaken }) => overtaken)) return 'overtaken';
+  if (record.directions.some(({ stalledNs }) => stalledNs !== 0n)) return 'stalled';
   if (record.control.state === 'inserted') return null;
   if (record.refusal !== 'none') return record.refusal;
   return record.demotion === 'none' ? null : record.demotion;

@@ -191,6 +191,85 @@ describe('invariants', function () {
     });
   });
 
+  describe('2: the guard', () => {
+    /** 100 redirected bytes, and behind them 100 that had to go over TCP. */
+    async function behind(): Promise<{ c: Connection; pair: PairRecord }> {
+      const { c, pair } = await promoted({ sockopts: ['TCP_NODELAY 1'] });
+      await redirects(c, pair);
+      await c.client.do('send 2 100');
+      await c.server.do('setsockopt 2 SO_RCVLOWAT 2');
+      await passes(pair, 'low_water_mark', () => c.client.do('send 2 100'));
+      await c.server.do('setsockopt 2 SO_RCVLOWAT 1');
+      return { c, pair };
+    }
+
+    it('ends a stream whose reader took TCP bytes before redirected ones', async () => {
+      const { c, pair } = await behind();
+      await c.server.do('verify 2 0');
+      assert.equal((await c.server.do('splice 2 100')).returned, 100, 'splice sees the second message');
+      const sent = await untilRefused(c);
+      assert.equal(sent.errno, 'EACCES');
+      assert.ok(stack.datapath.counters().dropped > 0);
+      assert.ok(stack.datapath.pairs.overtaken(pair.slot, CLIENT));
+      assert.equal((await c.client.run('send 2 10')).errno, 'EACCES', 'for good');
+    });
+
+    it('never fires for a reader that uses recvmsg', async () => {
+      const { c, pair } = await behind();
+      await c.server.do('recv 2 50');
+      for (let n = 0; n < 4; n++) await c.client.do('send 2 100');
+      await c.server.do('recvall 2 550');
+      // For longer than the guard waits until it is certain.
+      const end = Date.now() + 1500;
+      while (Date.now() < end) await c.pingPong(10, 100);
+      assert.equal(stack.datapath.counters().dropped, 0);
+      assert.ok(!stack.datapath.pairs.overtaken(pair.slot, CLIENT));
+    });
+
+    /** Sends now and then until the kernel says no. */
+    async function untilRefused(c: Connection): Promise<{ errno?: string }> {
+      const deadline = Date.now() + 10_000;
+      for (;;) {
+        const answer = await c.client.run('send 2 10');
+        if (!answer.ok || Date.now() > deadline) return answer;
+        await c.client.run('poll 2 POLLIN 100');
+      }
+    }
+  });
+
+  describe('2: keepalive', () => {
+    it('sends a message over TCP now and then, and only when nothing waits', async () => {
+      stack = new Stack(sandbox, { keepalive: 200 });
+      const c = await Connection.open(sandbox, { sockopts: ['TCP_NODELAY 1'] });
+      const pair = await c.promote(stack);
+      await c.client.do('send 2 10');
+      await c.client.run('poll 2 POLLIN 300');
+      const before = redirectedMessages(pair, CLIENT);
+      await c.client.do('send 2 10');
+      assert.equal(redirectedMessages(pair, CLIENT), before + 1, 'went to TCP behind unread data');
+      await c.server.do('recvall 2 20');
+      await passes(pair, 'keepalive', () => c.client.do('send 2 10'));
+      await c.server.do('recvall 2 10');
+      await redirects(c, pair);
+    });
+
+    it('does not make a slow pair look like a stream', async () => {
+      stack = new Stack(sandbox, { keepalive: 1 });
+      const c = await Connection.open(sandbox, { sockopts: ['TCP_NODELAY 1'] });
+      const pair = await c.promote(stack);
+      const passedMessages = (): number => stack.datapath.pairs.passedMessages(pair.slot, CLIENT);
+      const before = passedMessages();
+      // What the judgement of streams goes by.
+      for (let n = 0; n < 5; n++) {
+        await c.client.run('poll 2 POLLIN 30');
+        await passes(pair, 'keepalive', () => c.client.do('send 2 10'));
+        await c.server.do('recvall 2 10');
+        await redirects(c, pair);
+      }
+      assert.equal(passedMessages(), before);
+    });
+  });
+
   describe('3: bounded memory', () => {
     it('refuses a sender whose reader has stopped, and loses nothing', async () => {
       const backlog = 256 * 1024;
@@ -200,7 +279,13 @@ describe('invariants', function () {
         'version: 1\ndefaults: { promoteAfter: 2, backlog: 256KiB }\n',
       );
       // So that only the limit, and not the pattern, ends redirection.
-      stack.datapath.settings.tune({ promoteAfter: 2, messageLimit: 65536, runMessages: 2 ** 31, runBytes: 2 ** 31 });
+      stack.datapath.settings.tune({
+        promoteAfter: 2,
+        messageLimit: 65536,
+        runMessages: 2 ** 31,
+        runBytes: 2 ** 31,
+        keepalive: 0,
+      });
       const redirectedBefore = stack.datapath.pairs.redirectedBytes(pair.slot, CLIENT);
       const passedBefore = stack.passed()['backlog'] ?? 0;
       const filled = await c.client.do('fill 2 4096 64M');
@@ -230,7 +315,13 @@ describe('invariants', function () {
 
   it('3: bounded memory also for the smallest messages, which cost more than their bytes', async () => {
     const { c, pair } = await promoted({}, 'version: 1\ndefaults: { promoteAfter: 2, backlog: 64KiB }\n');
-    stack.datapath.settings.tune({ promoteAfter: 2, messageLimit: 65536, runMessages: 2 ** 31, runBytes: 2 ** 31 });
+    stack.datapath.settings.tune({
+      promoteAfter: 2,
+      messageLimit: 65536,
+      runMessages: 2 ** 31,
+      runBytes: 2 ** 31,
+      keepalive: 0,
+    });
     const before = redirectedMessages(pair, CLIENT);
     await c.client.do('fill 2 1 500');
     assert.ok(redirectedMessages(pair, CLIENT) - before <= 64, 'more structures than the limit allows');

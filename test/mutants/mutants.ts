@@ -64,6 +64,35 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     invariant: 2,
+    name: 'sends on when TCP bytes have overtaken redirected ones',
+    file: REDIRECT,
+    from: '	if (is_overtaken(',
+    to: '	if (0 && is_overtaken(',
+    tests: '2: the guard',
+  },
+  {
+    invariant: 2,
+    name: 'takes every TCP byte behind redirected ones for overtaken',
+    file: REDIRECT,
+    from: `	if (READ_ONCE(reader->received_bytes) >= direction->behind_received) {
+		direction->behind = 0;
+		return false;
+	}
+`,
+    to: '',
+    also: { from: '		direction->behind = 0;\n	}\n	return SK_PASS;', to: '	}\n	return SK_PASS;' },
+    tests: '2: the guard',
+  },
+  {
+    invariant: 2,
+    name: 'never sends a message over TCP for the timers',
+    file: REDIRECT,
+    from: 'if (keepalive && pair->direction[own].path == PATH_DIRECT &&',
+    to: 'if (0 && keepalive && pair->direction[own].path == PATH_DIRECT &&',
+    tests: '2: keepalive',
+  },
+  {
+    invariant: 2,
     name: 'does not compare what was received with what was consumed at insertion',
     file: 'promote.bpf.c',
     from: 'if ((__s64)(consumed - received) > 0)',

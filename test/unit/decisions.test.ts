@@ -12,6 +12,7 @@ import {
   retryAfterInsertFailure,
   type Verdict,
 } from '../../controller/decisions/promotion.js';
+import { isEvidence, judgeWaiting } from '../../controller/decisions/stall.js';
 import { type CompiledPolicy, compilePolicy } from '../../controller/policy/evaluate.js';
 import { parsePolicy } from '../../controller/policy/parse.js';
 import { builtInPrograms } from '../../controller/policy/programs.js';
@@ -41,6 +42,7 @@ function facts({ client, server, turnsShown = 16, kernelRefusal }: Given): Candi
     ports: [40000, 6379] as [number, number],
     program: 'redis',
     evidence: bit('NONBLOCKING'),
+    learned: false,
   };
   return {
     ends: [
@@ -127,6 +129,8 @@ describe('decisions', () => {
         '',
         refuse('blocking', 'policy'),
       ],
+      ['learned programs', { server: { learned: true } }, '', refuse('learned', 'policy')],
+      ['learned programs at the other end', { client: { learned: true } }, optIn, refuse('learned', 'policy')],
       ...HARD.flatMap((name): [string, Given, string, Verdict][] => [
         [`never takes ${name} of the client`, { client: { evidence: bit(name) } }, optIn, refuse('reader', 'never')],
         [
@@ -148,6 +152,7 @@ describe('decisions', () => {
       ports: fc.tuple(fc.integer({ min: 1, max: 65535 }), fc.constantFrom(5432, 6379)),
       program: fc.constantFrom('', 'redis', 'nginx', builtIn),
       evidence: fc.nat(0xff),
+      learned: fc.boolean(),
     });
     const anyFacts = fc.record({
       ends: fc.tuple(anyEnd, anyEnd),
@@ -162,6 +167,7 @@ describe('decisions', () => {
           const verdict = judgeCandidate(given, compiled, BITS);
           if (verdict.kind !== 'approve') return;
           assert.equal((given.ends[0].evidence | given.ends[1].evidence) & verdict.forbidden, 0);
+          assert.ok(!given.ends.some(({ learned }) => learned), 'a learned program is never approved');
           assert.equal(hardEvidence(BITS) & ~verdict.forbidden, 0, 'hard evidence is always forbidden');
           assert.equal(given.kernelRefusal, undefined);
         }),
@@ -257,6 +263,24 @@ describe('decisions', () => {
           assert(coolDown(promotions) <= coolDown(promotions + 1));
         }),
       );
+    });
+  });
+
+  describe('stall', () => {
+    it('a reader has stalled when it took nothing for the whole time', () => {
+      const first = judgeWaiting(undefined, 100, 1000, 500);
+      assert.deepEqual(first, { consumed: 100, since: 1000, stalled: false });
+      assert.deepEqual(judgeWaiting(first, 100, 1499, 500), { consumed: 100, since: 1000, stalled: false });
+      assert.deepEqual(judgeWaiting(first, 100, 1500, 500), { consumed: 100, since: 1000, stalled: true });
+    });
+
+    it('a byte taken starts the time again', () => {
+      const before = { consumed: 100, since: 0, stalled: true };
+      assert.deepEqual(judgeWaiting(before, 101, 9000, 500), { consumed: 101, since: 9000, stalled: false });
+    });
+
+    it('a process that somebody stopped is no evidence against its program', () => {
+      assert.deepEqual(['T', 't', 'S', 'R', 'D', undefined].map(isEvidence), [false, false, true, true, true, true]);
     });
   });
 });

@@ -58,6 +58,7 @@ describe('metrics', () => {
         counters: () => ({
           pairs: 12,
           closedPairs: 11,
+          dropped: 2,
           candidates: 3,
           eventsLost: 2,
           totalsLost: 0,
@@ -68,6 +69,7 @@ describe('metrics', () => {
       } as unknown as Datapath,
       cgroups: { path: (id: bigint) => names.get(id) } as unknown as CgroupNames,
       version: '1.0.0',
+      learned: () => 3,
       stalled: () => 5,
     });
   });

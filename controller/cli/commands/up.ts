@@ -1,7 +1,15 @@
 import type { CommandModule } from 'yargs';
 
 import { up } from '../../daemon/up.js';
-import { logLevelOption, makeLog, pinDirOption, requireNumber, say, timeoutOption } from '../options.js';
+import {
+  logLevelOption,
+  makeLog,
+  pinDirOption,
+  requireNumber,
+  say,
+  stateDirOption,
+  timeoutOption,
+} from '../options.js';
 import { objectFile, VERSION } from '../package-info.js';
 
 interface UpArguments {
@@ -11,6 +19,8 @@ interface UpArguments {
   metrics: string;
   'max-pairs': number;
   'detach-on-exit': boolean;
+  'state-dir': string;
+  'stall-after': number;
   timeout: number;
   'log-level': string;
 }
@@ -39,6 +49,13 @@ export const upCommand: CommandModule<object, UpArguments> = {
       })
       .option('max-pairs', { type: 'number', default: 16384, requiresArg: true, describe: 'Size of the pair table' })
       .option('detach-on-exit', { type: 'boolean', default: false, describe: 'Drain and remove everything at exit' })
+      .option('state-dir', stateDirOption)
+      .option('stall-after', {
+        type: 'number',
+        default: 30,
+        requiresArg: true,
+        describe: 'When redirected data that nobody takes is reported and its reader remembered, seconds',
+      })
       .option('timeout', timeoutOption)
       .option('log-level', logLevelOption),
   handler: async (args) => {
@@ -50,6 +67,8 @@ export const upCommand: CommandModule<object, UpArguments> = {
         metrics: args.metrics,
         maxPairs: requireNumber('max-pairs', args['max-pairs'], 1, 1_048_576),
         detachOnExit: args['detach-on-exit'],
+        stateDir: args['state-dir'],
+        stallAfter: requireNumber('stall-after', args['stall-after'], 0.1, 86_400, false),
         timeout: requireNumber('timeout', args.timeout, 0, 86_400, false),
       },
       { objectFile: objectFile(), version: VERSION, log: makeLog(args['log-level']), say },

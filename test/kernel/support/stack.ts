@@ -25,6 +25,10 @@ export const EAGER = 'version: 1\ndefaults: { promoteAfter: 2, blockingReaders: 
 export interface StackOptions {
   policy?: string;
   maxPairs?: number;
+  /** Milliseconds; default 0, so that a test knows of each message which way it goes. */
+  keepalive?: number;
+  /** Milliseconds. */
+  stallAfter?: number;
 }
 
 export class Stack {
@@ -45,6 +49,8 @@ export class Stack {
       datapath: this.datapath,
       cgroups: this.cgroups,
       policy: compilePolicy(policyOf(options.policy ?? EAGER)),
+      tuning: { keepalive: options.keepalive ?? 0 },
+      stallAfter: options.stallAfter ?? 30_000,
       log: pino({ level: process.env['SLIPSTREAM_TEST_LOG'] ?? 'silent' }),
     });
     this.controller.start();
