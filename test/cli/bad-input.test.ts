@@ -46,6 +46,7 @@ describe('mistakes on the command line', function () {
       '--pin-dir': sandbox.pinDir,
       '--metrics': '127.0.0.1:0',
       '--max-pairs': '64',
+      '--state-dir': join(sandbox.dir, 'state'),
     };
     const given = (name: string): boolean => options.some((option) => option === name || option.startsWith(`${name}=`));
     return ['up', ...Object.entries(own).flatMap(([name, value]) => (given(name) ? [] : [name, value])), ...options];

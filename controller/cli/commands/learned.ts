@@ -8,7 +8,7 @@ import { jsonOption, say, stateDirOption } from '../options.js';
 interface LearnedArguments {
   'state-dir': string;
   forget: string | undefined;
-  'forget-all': boolean;
+  'forget-all': boolean | undefined;
   json: boolean;
 }
 
@@ -23,13 +23,13 @@ export const learnedCommand: CommandModule<object, LearnedArguments> = {
         requiresArg: true,
         describe: 'Accelerate this program again; a running controller sees it within seconds',
       })
-      .option('forget-all', { type: 'boolean', default: false, describe: 'Likewise all of them' })
+      .option('forget-all', { type: 'boolean', describe: 'Likewise all of them' })
       .conflicts('forget', 'forget-all')
       .option('json', jsonOption),
   handler: (args) => {
     requireRoot('learned');
     const learned = new LearnedPrograms(args['state-dir']);
-    if (args.forget !== undefined || args['forget-all']) {
+    if (args.forget !== undefined || args['forget-all'] === true) {
       const count = learned.forget(args.forget);
       say(args.json ? JSON.stringify({ forgotten: count }) : `forgot ${String(count)}`);
     } else if (args.json) {

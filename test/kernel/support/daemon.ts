@@ -3,6 +3,11 @@ import { join } from 'node:path';
 
 import { type Child, ROOT, type Sandbox, type SpawnOptions } from './sandbox.js';
 
+/** Where a daemon of this sandbox keeps what it learns. */
+export function stateDir(sandbox: Sandbox): string {
+  return join(sandbox.dir, 'state');
+}
+
 export const PROGRAM = join(ROOT, 'bin', 'slipstream-bpf');
 
 export interface Result {
@@ -43,6 +48,8 @@ export class Daemon {
         '127.0.0.1:0',
         '--max-pairs',
         '1024',
+        '--state-dir',
+        stateDir(sandbox),
         ...args,
       ],
       { cgroup: null, ...options },

@@ -142,6 +142,12 @@ export function dropSyn(netns: string): string | undefined {
   });
 }
 
+/** Connections that the namespace's connection tracking knows to be established, by their server's port. */
+export function trackedConnections(netns: string, port: number): number {
+  const lines = inside(netns, 'conntrack', '-L', '-p', 'tcp', '--state', 'ESTABLISHED').split('\n');
+  return lines.filter((line) => line.includes(`dport=${String(port)} `)).length;
+}
+
 export function allowSyn(netns: string): void {
   inside(netns, 'sh', '-c', 'iptables -D INPUT -p tcp --syn -j DROP || nft delete table ip slipstream_test');
 }
