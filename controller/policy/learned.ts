@@ -4,11 +4,11 @@
  * uptime.
  */
 import { mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 
 import { z } from 'zod';
 
-import { UserError } from '../errors.js';
+import { EXIT, UserError } from '../errors.js';
 
 const learnedProgram = z.strictObject({
   /** As in /proc/PID/comm. */
@@ -37,10 +37,13 @@ export class LearnedPrograms {
 
   /**
    * @param stateDir made when something is first learned; undefined: no file
-   * @throws UserError if the file is there and can't be read as one of ours
+   * @throws UserError if the directory can't be one, or the file is there and can't be read as one of ours
    */
   constructor(stateDir: string | undefined) {
     this.file = stateDir === undefined ? undefined : join(stateDir, 'learned.json');
+    if (stateDir !== undefined && !isPlaceForDirectory(stateDir)) {
+      throw new UserError(`--state-dir ${stateDir}: this is no directory, give one or a place for one`, EXIT.usage);
+    }
     this.refresh();
   }
 
@@ -93,6 +96,18 @@ export class LearnedPrograms {
       throw error;
     }
     this.#modified = statSync(this.file).mtimeMs;
+  }
+}
+
+/** True for a directory, and where one can be made. */
+function isPlaceForDirectory(path: string): boolean {
+  for (let at = resolve(path); ; at = dirname(at)) {
+    try {
+      return statSync(at).isDirectory();
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOTDIR') return false;
+      if (at === '/') return true;
+    }
   }
 }
 

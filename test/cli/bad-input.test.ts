@@ -6,7 +6,16 @@
  * should not must never touch the host's connections.
  */
 import assert from 'node:assert/strict';
-import { chmodSync, existsSync, mkdirSync, readdirSync, rmdirSync, unlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer } from 'node:net';
 import { once } from 'node:events';
 import { join } from 'node:path';
@@ -243,13 +252,13 @@ describe('mistakes on the command line', function () {
       ...['--reuid=65534', '--clear-groups', '--inh-caps=+dac_read_search', '--ambient-caps=+dac_read_search'],
     ];
 
-    for (const name of ['up', 'down', 'status', 'pairs']) {
+    for (const name of ['up', 'down', 'status', 'pairs', 'learned']) {
       it(`${name} asks for root`, async () => {
-        const args = name === 'up' ? up() : [name, ...pinDir()];
+        const args = name === 'up' ? up() : [name, ...(name === 'learned' ? [] : pinDir())];
         const result = await finish(
           sandbox.spawn(nobody[0] ?? '', [...nobody.slice(1), PROGRAM, ...args], { cgroup: null }),
         );
-        assertRefused(result, 1, /needs root to work with BPF: run it with sudo/);
+        assertRefused(result, 1, /needs root( to work with BPF)?: run it with sudo/);
       });
     }
 
@@ -284,6 +293,52 @@ describe('mistakes on the command line', function () {
         2,
         new RegExp(`not a directory of a cgroup v2 file system, .* ${cgroupRoot()}\\n`),
       ));
+  });
+
+  describe('what was learned', () => {
+    const state = (): string => join(sandbox.dir, 'learned-state');
+    const aFile = (): string => {
+      const path = join(sandbox.dir, 'a-file');
+      writeFileSync(path, '');
+      return path;
+    };
+    const broken = (): string => {
+      mkdirSync(state(), { recursive: true });
+      const path = join(state(), 'learned.json');
+      writeFileSync(path, '{"version": 1, "programs": 3}');
+      return path;
+    };
+
+    for (const [name, args] of [
+      ['up', (dir: string) => up('--state-dir', dir)],
+      ['learned', (dir: string) => ['learned', '--state-dir', dir]],
+    ] as const) {
+      it(`${name} refuses a file for its directory`, () =>
+        refuses(args(aFile()), 2, /--state-dir \S+a-file: this is no directory, give one or a place for one/));
+
+      it(`${name} refuses a place below a file`, () =>
+        refuses(args(join(aFile(), 'below')), 2, /--state-dir \S+below: this is no directory/));
+
+      it(`${name} does not touch a list that it can't read`, async () => {
+        const path = broken();
+        await refuses(args(state()), 1, /learned\.json is no list of learned programs .*: repair it, or remove it/);
+        assert.equal(readFileSync(path, 'utf8'), '{"version": 1, "programs": 3}');
+      });
+    }
+
+    it('learned asks for one thing at a time', () =>
+      refuses(['learned', '--forget', 'x', '--forget-all'], 2, /forget and forget-all are mutually exclusive/));
+
+    it('learned lists nothing where nothing was learned, and makes no directory', async () => {
+      const { code, stdout } = await command(['learned', '--state-dir', join(sandbox.dir, 'never')]);
+      assert.deepEqual([code, stdout], [0, 'nothing learned\n']);
+      assert(!existsSync(join(sandbox.dir, 'never')));
+    });
+
+    for (const wrong of ['0', '-1', 'soon', '1e9']) {
+      it(`up refuses to wait ${wrong} seconds for a reader`, () =>
+        refuses(up(`--stall-after=${wrong}`), 2, /--stall-after: give a number from 0.1 to 86400/));
+    }
   });
 
   describe('the pin directory', () => {
