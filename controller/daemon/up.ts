@@ -103,6 +103,7 @@ function refuseSecondInstance(pinDir: string, cgroupDir: string): void {
 /** Held while a controller runs, and by `down`. @throws UserError if another process has it. */
 export function acquireLock(pinDir: string): DirectoryLock {
   mkdirSync(pinDir, { recursive: true, mode: 0o700 });
+  requirePinDir(pinDir); // somebody may have been quicker
   const lock = DirectoryLock.acquire(pinDir);
   if (lock === undefined) {
     throw new UserError(

@@ -112,6 +112,27 @@ export function requirePinDir(pinDir: string): void {
   if (!isDirectory(parent)) {
     throw new UserError(`--pin-dir ${pinDir}: ${parent} is a pin and no directory, choose another place`, EXIT.usage);
   }
+  const foreign = foreignDirectory(path);
+  if (foreign !== undefined) {
+    throw new UserError(
+      `--pin-dir ${pinDir}: others than root may change ${foreign}, so the pins would not be safe there: ` +
+        'remove it if it is not yours, or choose another place',
+      EXIT.usage,
+    );
+  }
+}
+
+/**
+ * The first directory on the way to `path`, from the mount point on, in which others than root may replace what is
+ * root's: anybody may make directories in a BPF file system that is mounted with its default mode, 1777.
+ */
+function foreignDirectory(path: string): string | undefined {
+  for (let at = nearestExisting(path); ; at = dirname(at)) {
+    const { uid, mode } = statSync(at);
+    const writable = (mode & 0o022) !== 0 && ((mode & 0o1000) === 0 || at === path);
+    if (uid !== 0 || writable) return at;
+    if (mountPointOf(at) !== undefined || at === '/') return undefined;
+  }
 }
 
 /**
