@@ -246,6 +246,7 @@ interface Binding {
   attachedPrograms: (cgroupDir: string, type: 'sock_ops') => { readonly id: number; readonly name: string }[];
   fileSystemType: (path: string) => 'bpf' | 'cgroup2' | 'tmpfs' | 'other';
   mountBpf: (dir: string) => void;
+  nudgeReader: (process: number, descriptor: number, cookie: bigint) => Promise<boolean>;
   rcuBarrier: (method?: 'auto' | 'map') => Promise<void>;
   kernelBtfHas: (kind: 'struct' | 'func' | 'typedef', name: string) => boolean;
   probeProgramType: (name: string) => boolean;
@@ -290,6 +291,13 @@ export const fileSystemType = native.fileSystemType;
 
 /** Mounts a BPF file system on a directory, for root only (mode 0700, nosuid, nodev, noexec). */
 export const mountBpf = native.mountBpf;
+
+/**
+ * Wakes whoever waits for input on a TCP socket of another process, edge-triggered ones, too, if there is input
+ * (pidfd_getfd(2), then SO_RCVLOWAT set to what it is: tcp_set_rcvlowat in net/ipv4/tcp.c). Resolves to false, and does
+ * nothing, when the descriptor is gone or not the socket with this SO_COOKIE. Needs CAP_SYS_PTRACE over the process.
+ */
+export const nudgeReader = native.nudgeReader;
 
 /**
  * Resolves when every BPF program that was running at the call has ended: an RCU grace period, some

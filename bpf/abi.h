@@ -147,6 +147,7 @@ enum insert_result {
 enum event_type {
 	EVENT_CANDIDATE = 1, /* a pair reached CANDIDATE */
 	EVENT_READER = 2,    /* new evidence or another process at an INSERTED pair */
+	EVENT_NUDGE = 3,     /* a reader has crossed from redirected bytes to TCP bytes */
 };
 
 struct event {
@@ -198,8 +199,12 @@ struct reader {
 	__u64 receives;       /* those above 0 */
 	__u64 thread;         /* tgid << 32 | tid of the last reader */
 	__u32 evidence;       /* enum evidence */
-	__u32 reserved;
-	char comm[COMM_LENGTH];
+	/* The descriptor it crossed with, plus 1: it is to be woken, see redirect.
+	 * The controller sets it back to 0.
+	 */
+	__u32 nudge;
+	__u64 crossing; /* by the sender: received_bytes where TCP bytes begin; 0: none ahead */
+	char comm[COMM_LENGTH]; /* of its process, as in /proc/PID/comm */
 } __attribute__((aligned(CACHE_LINE)));
 
 /*

@@ -112,6 +112,20 @@ struct tcp_sock {
 	bool is_mptcp;
 };
 
+/* Registers of a system call; only its first argument. */
+struct pt_regs {
+#ifdef __TARGET_ARCH_arm64
+	__u64 orig_x0;
+#else
+	unsigned long di;
+#endif
+};
+
+struct task_struct {
+	struct task_struct *group_leader;
+	char comm[16];
+};
+
 struct tcp_request_sock {
 	__u32 rcv_isn;
 	__u32 snt_isn;

@@ -29,18 +29,24 @@ static __always_inline __u32 evidence_in(int flags, bool another_thread)
 	return evidence;
 }
 
-/* Takes the current process's name; true if it is another one. */
+/* Takes the current process's name, not its thread's; true if it is another one. */
 static __always_inline bool update_comm(struct reader *reader)
 {
+	const struct task_struct *task = bpf_get_current_task_btf();
 	__u64 *known = (__u64 *)reader->comm, comm[COMM_LENGTH / 8] = {};
 
-	bpf_get_current_comm(comm, sizeof(comm));
+	bpf_probe_read_kernel(comm, sizeof(comm), task->group_leader->comm);
 	if (known[0] == comm[0] && known[1] == comm[1])
 		return false;
 	known[0] = comm[0];
 	known[1] = comm[1];
 	return true;
 }
+
+/* An execve(2) changes the name without changing the process: looked at again after
+ * so many receives.
+ */
+#define COMM_INTERVAL 256
 
 /* Records who reads and how; true if that is news for the controller. */
 static __always_inline bool note_reader(struct reader *reader, int flags)
@@ -53,13 +59,40 @@ static __always_inline bool note_reader(struct reader *reader, int flags)
 		__sync_fetch_and_or(&reader->evidence, evidence);
 		news = true;
 	}
-	if (before != thread) {
+	if (before != thread)
 		reader->thread = thread;
-		/* Processes that share a socket take turns: only another name is news. */
-		if (before >> 32 != thread >> 32 && update_comm(reader))
-			news = true;
-	}
+	/* Processes that share a socket take turns: only another name is news. */
+	if ((before >> 32 != thread >> 32 || reader->receives % COMM_INTERVAL == 0) &&
+	    update_comm(reader))
+		news = true;
 	return news;
+}
+
+/* The descriptor of the system call under way, if it takes one first: all that
+ * receive do but io_uring_enter(2), whose receives do not rely on edges.
+ */
+static __always_inline __u32 current_descriptor(void)
+{
+	const struct pt_regs *registers =
+		(const struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+
+#ifdef __TARGET_ARCH_arm64
+	return (__u32)BPF_CORE_READ(registers, orig_x0);
+#else
+	return (__u32)BPF_CORE_READ(registers, di);
+#endif
+}
+
+/* Has this receive taken the last redirected byte that had TCP bytes behind it? */
+static __always_inline bool has_crossed(struct reader *reader)
+{
+	__u64 crossing = READ_ONCE(reader->crossing);
+
+	if (!crossing || READ_ONCE(reader->received_bytes) < crossing)
+		return false;
+	reader->crossing = 0;
+	reader->nudge = current_descriptor() + 1;
+	return true;
 }
 
 /*
@@ -123,6 +156,8 @@ int observe(__u64 *ctx) /* struct sock *sk, int ret, int flags */
 		__sync_fetch_and_add(&reader->received_bytes, result);
 		__sync_fetch_and_add(&reader->receives, 1);
 	}
+	if (has_crossed(reader))
+		emit(EVENT_NUDGE, endpoint->slot, control, side);
 	if (state_of(control) == STATE_INSERTED) {
 		if (news)
 			emit(EVENT_READER, endpoint->slot, control, side);

@@ -79,14 +79,21 @@ static __always_inline bool is_stream(struct direction *direction, const struct 
  * notes what must have been received before this message may be taken. While a
  * direction is DIRECT all that TCP was given has been received, so the sum stands.
  */
-static __always_inline int pass_behind(struct direction *direction, const struct peer_view *peer,
-				       __u32 write_seq, enum pass_reason reason)
+static __always_inline int pass_behind(struct direction *direction, struct reader *reader,
+				       const struct peer_view *peer, __u32 write_seq,
+				       enum pass_reason reason)
 {
 	if (direction->path == PATH_DIRECT) {
 		direction->behind_sequence = write_seq;
 		direction->behind_received = direction->redirected_bytes + peer->bytes_received;
 		direction->overtaken_since = 0;
 		direction->behind = 1;
+		/* The edge for this message comes before the reader has emptied the
+		 * redirected queue. If it takes the short receive there for the end,
+		 * it needs another one: observe asks for it.
+		 */
+		if (READ_ONCE(reader->received_bytes) < direction->behind_received)
+			reader->crossing = direction->behind_received;
 	}
 	return pass(direction, reason);
 }
@@ -281,7 +288,7 @@ int redirect(struct sk_msg_md *msg)
 	other = own ^ 1;
 	index = 2 * endpoint->slot + other;
 	direction = &pair->direction[own];
-	if (state_of(control) != STATE_INSERTED && state_of(control) != STATE_DRAINING)
+	if (!is_in_sockmap(control))
 		return pass(direction, PASS_STATE);
 
 	stream = is_stream(direction, &pair->reader[own], size, settings);
@@ -293,11 +300,13 @@ int redirect(struct sk_msg_md *msg)
 		COUNT(dropped);
 		return SK_DROP;
 	}
+	if (state_of(control) == STATE_LEAVING)
+		return pass_behind(direction, &pair->reader[other], &peer, write_seq, PASS_STATE);
 	if (!sender_allows(sk, &reason) || !reader_allows(&peer, &reason) ||
 	    !queue_allows(direction, &pair->reader[other], &peer, write_seq, size,
 			  pair->backlog_limit,
 			  why_leave(pair, control, own, stream, settings->keepalive), &reason))
-		return pass_behind(direction, &peer, write_seq, reason);
+		return pass_behind(direction, &pair->reader[other], &peer, write_seq, reason);
 
 	/* Counted first: between here and the enqueueing our lock is released, and
 	 * whoever drains the pair must already know of these bytes (invariant 4).

@@ -8,7 +8,7 @@ import { release } from 'node:os';
 
 import type { Logger } from 'pino';
 
-import { RingBuffer, rcuBarrier } from '../../addon/index.js';
+import { nudgeReader, RingBuffer, rcuBarrier } from '../../addon/index.js';
 import type { CgroupNames } from '../datapath/cgroups.js';
 import type { Datapath } from '../datapath/datapath.js';
 import { type Control, otherSide, type PairRecord, SIDES, type Side } from '../datapath/pair-table.js';
@@ -253,7 +253,9 @@ export class Controller {
     const control = pairs.control(slot);
     // The pair may be another one by now, or further on.
     if (control.generation !== read('control') >>> 8) return;
-    if (type === this.#eventTypes['EVENT_CANDIDATE'] && control.state === 'candidate') {
+    if (type === this.#eventTypes['EVENT_NUDGE']) {
+      this.#nudge(slot, control);
+    } else if (type === this.#eventTypes['EVENT_CANDIDATE'] && control.state === 'candidate') {
       this.#consider(slot, control);
     } else if (type === this.#eventTypes['EVENT_READER'] && control.state === 'inserted') {
       this.#reconsider(slot, control);
@@ -314,6 +316,26 @@ export class Controller {
     if (verdict.kind !== 'refuse') return;
     const reason = demotionFor(verdict.reason);
     if (this.demote(slot, control, reason, NEVER)) this.#datapath.pairs.setRefusal(slot, verdict.reason);
+  }
+
+  /**
+   * Wakes readers that have emptied the redirected queue with TCP bytes behind it. Those came before, so an
+   * edge-triggered reader that stops at a short receive (epoll(7)) would wait for ever.
+   */
+  #nudge(slot: number, control: Control): void {
+    for (const reader of SIDES) {
+      const wanted = this.#datapath.pairs.takeNudge(slot, reader);
+      if (wanted === undefined || wanted.pid === 0) continue;
+      const pair = pairId(slot, control);
+      nudgeReader(wanted.pid, wanted.descriptor, wanted.cookie).then(
+        (done) => {
+          this.#log.debug({ pair, ...wanted, cookie: String(wanted.cookie), done }, 'reader woken');
+        },
+        (error: unknown) => {
+          this.#log.warn({ pair, pid: wanted.pid, error: String(error) }, 'a reader could not be woken');
+        },
+      );
+    }
   }
 
   #refuse(slot: number, control: Control, reason: string, retry: Retry): void {
@@ -446,6 +468,7 @@ export class Controller {
       if (pairs.control(slot).generation !== failure.generation) this.#failures.delete(slot);
     }
     for (const [slot, control] of pairs.slots('candidate')) this.#consider(slot, control);
+    for (const [slot, control] of pairs.slots('inserted', 'draining', 'leaving')) this.#nudge(slot, control);
   }
 
   /** The watchdog, and the housekeeping that may take its time. */

@@ -77,7 +77,7 @@ export async function up(options: UpOptions, environment: UpEnvironment): Promis
   const http = await HttpServer.listen(address, sources);
   try {
     mountBpffsFor(options.pinDir);
-    const lock = acquireLock(options.pinDir);
+    const lock = await acquireLock(options.pinDir);
     try {
       await serve(options, { ...environment, policy, learned, root, cgroupDir, http, sources, signals });
     } finally {
@@ -101,16 +101,18 @@ function refuseSecondInstance(pinDir: string, cgroupDir: string): void {
 }
 
 /** Held while a controller runs, and by `down`. @throws UserError if another process has it. */
-export function acquireLock(pinDir: string): DirectoryLock {
+async function acquireLock(pinDir: string): Promise<DirectoryLock> {
   mkdirSync(pinDir, { recursive: true, mode: 0o700 });
   requirePinDir(pinDir); // somebody may have been quicker
-  const lock = DirectoryLock.acquire(pinDir);
-  if (lock === undefined) {
-    throw new UserError(
-      `${pinDir} belongs to an instance that is running: stop it, or give this one another --pin-dir and --cgroup`,
-    );
+  // `status` holds it for an instant to see whether a controller does.
+  for (let attempt = 0; attempt < 10; attempt++) {
+    const lock = DirectoryLock.acquire(pinDir);
+    if (lock !== undefined) return lock;
+    await new Promise((resolve) => setTimeout(resolve, 20));
   }
-  return lock;
+  throw new UserError(
+    `${pinDir} belongs to an instance that is running: stop it, or give this one another --pin-dir and --cgroup`,
+  );
 }
 
 /** A start that failed must not leave its directory. */

@@ -146,6 +146,8 @@ export class PairTable {
       thread: two('reader[%].thread'),
       evidence: two('reader[%].evidence'),
       comm: two('reader[%].comm'),
+      nudge: two('reader[%].nudge'),
+      cookie: two('cookie[%]'),
     };
     this.#refusals = layout.labels('refusal_reason');
     this.#demotions = layout.labels('demotion_reason');
@@ -280,6 +282,17 @@ export class PairTable {
       const program = this.#records.text(slot, this.#f.comm[side]);
       return `${String(this.#records.get(slot, this.#f.evidence[side]))} ${program}`;
     }).join('\n');
+  }
+
+  /** A reader to be woken, and how to find its socket; undefined if it needs nothing. Asks for each only once. */
+  takeNudge(slot: number, reader: Side): { pid: number; descriptor: number; cookie: bigint } | undefined {
+    const nudge = this.#records.get(slot, this.#f.nudge[reader]);
+    if (nudge === 0 || !this.#records.exchange(slot, this.#f.nudge[reader], nudge, 0)) return undefined;
+    return {
+      pid: Number(this.#records.getBig(slot, this.#f.thread[reader]) >> 32n),
+      descriptor: nudge - 1,
+      cookie: this.#records.getBig(slot, this.#f.cookie[reader]),
+    };
   }
 
   /** Whether TCP bytes of this direction were taken before redirected ones. */

@@ -780,6 +780,20 @@ for s in a, b:
       await acceleratedBetween(p, 'c', 'd');
     });
 
+    it('a reader that takes the name of an excluded program is taken back', async () => {
+      start();
+      const p = new Python(sandbox);
+      await p.run('l = listener(); a, b = connection(l)');
+      const { slot } = await acceleratedBetween(p, 'a', 'b');
+      // As execve(2) does: the same process under another name.
+      await p.run("open('/proc/self/comm', 'w').write('haproxy')");
+      await p.run('exchange(a, b, 600, 10)');
+      await eventually('taken back', () => stack.datapath.pairs.control(slot).state === 'observed');
+      const record = stack.datapath.pairs.read(slot);
+      assert.deepEqual([record?.refusal, record?.demotion], ['program', 'program']);
+      await plain(p.exchange('a', 'b'));
+    });
+
     it('2000 connections one after the other give every slot back', async () => {
       start({ maxPairs: 4 });
       const p = new Python(sandbox);

@@ -85,6 +85,14 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     invariant: 2,
+    name: 'does not ask for readers to be woken',
+    file: REDIRECT,
+    from: 'reader->crossing = direction->behind_received;',
+    to: ';',
+    tests: 'short receives',
+  },
+  {
+    invariant: 2,
     name: 'never sends a message over TCP for the timers',
     file: REDIRECT,
     from: 'if (keepalive && pair->direction[own].path == PATH_DIRECT &&',
