@@ -4,6 +4,7 @@ import { hideBin } from 'yargs/helpers';
 
 import { PolicyError } from '../daemon/policy-source.js';
 import { EXIT, UserError } from '../errors.js';
+import { doctorCommand } from './commands/doctor.js';
 import { downCommand } from './commands/down.js';
 import { pairsCommand } from './commands/pairs.js';
 import { policyCommand } from './commands/policy.js';
@@ -16,7 +17,7 @@ export const PROGRAM = 'slipstream-bpf';
 
 /** @returns the exit code */
 export async function main(args: string[]): Promise<number> {
-  const commands = [upCommand, downCommand, statusCommand, pairsCommand, policyCommand];
+  const commands = [upCommand, downCommand, statusCommand, pairsCommand, policyCommand, doctorCommand];
   const parser = rejectMistakes(addCommands(yargs(args), commands), args)
     .scriptName(PROGRAM)
     .usage('$0 COMMAND\n\nMoves the payload of local TCP connections past the network stack.')

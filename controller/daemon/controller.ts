@@ -19,6 +19,7 @@ import {
   type Verdict,
 } from '../decisions/promotion.js';
 import { type CompiledPolicy, minimumPromoteAfter } from '../policy/evaluate.js';
+import type { GateFacts } from '../probe/findings.js';
 import { backlogs } from '../view/backlog.js';
 import { foldGoneCgroups } from '../view/totals.js';
 
@@ -40,8 +41,8 @@ export interface ControllerOptions {
   cgroups: CgroupNames;
   policy: CompiledPolicy;
   log: Logger;
-  /** Named reason if the kernel gate allows no promotion. */
-  kernelRefusal?: string | undefined;
+  /** What the kernel gate found; left out: nothing is forbidden, every hazard assumed. */
+  gate?: GateFacts | undefined;
   /** Seconds from candidate to insertion, for the histogram. */
   onPromoted?: (seconds: number) => void;
   /** Called once when `down` asks this process to leave. */
@@ -251,7 +252,8 @@ export class Controller {
       {
         ends: [end(a), end(b)],
         turnsShown,
-        kernelRefusal: this.#options.kernelRefusal,
+        kernelRefusal: this.#options.gate?.refusal,
+        hazards: this.#options.gate?.hazards,
       },
       this.#policy,
       this.#bits,

@@ -2,7 +2,7 @@ import type { CommandModule } from 'yargs';
 
 import { up } from '../../daemon/up.js';
 import { logLevelOption, makeLog, pinDirOption, requireNumber, say, timeoutOption } from '../options.js';
-import { objectFile, VERSION } from '../package-info.js';
+import { objectFile, socketsProgram, VERSION } from '../package-info.js';
 
 interface UpArguments {
   policy: string | undefined;
@@ -11,6 +11,7 @@ interface UpArguments {
   metrics: string;
   'max-pairs': number;
   'detach-on-exit': boolean;
+  'accept-known-bugs': boolean;
   timeout: number;
   'log-level': string;
 }
@@ -39,6 +40,11 @@ export const upCommand: CommandModule<object, UpArguments> = {
       })
       .option('max-pairs', { type: 'number', default: 16384, requiresArg: true, describe: 'Size of the pair table' })
       .option('detach-on-exit', { type: 'boolean', default: false, describe: 'Drain and remove everything at exit' })
+      .option('accept-known-bugs', {
+        type: 'boolean',
+        default: false,
+        describe: 'Promote although this kernel release has a known bug that may strike',
+      })
       .option('timeout', timeoutOption)
       .option('log-level', logLevelOption),
   handler: async (args) => {
@@ -50,9 +56,10 @@ export const upCommand: CommandModule<object, UpArguments> = {
         metrics: args.metrics,
         maxPairs: requireNumber('max-pairs', args['max-pairs'], 1, 1_048_576),
         detachOnExit: args['detach-on-exit'],
+        acceptKnownBugs: args['accept-known-bugs'],
         timeout: requireNumber('timeout', args.timeout, 0, 86_400, false),
       },
-      { objectFile: objectFile(), version: VERSION, log: makeLog(args['log-level']), say },
+      { objectFile: objectFile(), socketsProgram: socketsProgram(), version: VERSION, log: makeLog(args['log-level']), say },
     );
   },
 };
