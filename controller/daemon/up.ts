@@ -238,11 +238,9 @@ function load(options: UpOptions, context: Context): Datapath {
 function explainLoadError(error: unknown, { objectFile, log }: Pick<UpEnvironment, 'objectFile' | 'log'>): unknown {
   if (!(error instanceof NativeError)) return error;
   if (error.operation === 'open') {
-    return new UserError(
-      `${objectFile} is no BPF object (${error.message}): run scripts/build --force`,
-      EXIT.failed,
-      { cause: error },
-    );
+    return new UserError(`${objectFile} is no BPF object (${error.message}): run scripts/build --force`, EXIT.failed, {
+      cause: error,
+    });
   }
   log.debug({ verifier: error.log }, 'load failed');
   return new UserError(
@@ -269,7 +267,9 @@ async function passGate(
     result = await runGate({ ...context, acceptKnownBugs: options.acceptKnownBugs ?? false, cgroupRoot: context.root });
   } catch (error) {
     if (adopted !== undefined) {
-      log.warn(`the kernel gate could not be run (${error instanceof Error ? error.message : String(error)}): what it found last time stays in force`);
+      log.warn(
+        `the kernel gate could not be run (${error instanceof Error ? error.message : String(error)}): what it found last time stays in force`,
+      );
       const masks = adopted.settings.gate;
       return { masks, facts: gateFacts(masks) };
     }
@@ -282,7 +282,8 @@ async function passGate(
   }
   const { findings, masks, kernel, milliseconds } = result;
   log.info({ kernel: kernel.name, ...masks, milliseconds: Math.round(milliseconds) }, 'kernel gate');
-  for (const { id, summary } of result.bugs.warned) log.warn(`kernel ${kernel.name} has, or may have, ${id}: ${summary}`);
+  for (const { id, summary } of result.bugs.warned)
+    log.warn(`kernel ${kernel.name} has, or may have, ${id}: ${summary}`);
   for (const { id, status, detail } of findings) {
     if (status === 'ok') continue;
     const { effect, asks, consequence, remedy } = MEANING[id];

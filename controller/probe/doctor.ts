@@ -41,7 +41,8 @@ export interface Diagnosis {
 export async function diagnose(options: DoctorOptions): Promise<Diagnosis> {
   const kernel = parseKernel(kernelNames());
   const privileges = checkPrivileges();
-  const features = privileges.status === 'ok' ? checkFeatures() : skipped('kernel features', 'asking for them needs root');
+  const features =
+    privileges.status === 'ok' ? checkFeatures() : skipped('kernel features', 'asking for them needs root');
   const host = [privileges, checkCgroups(), checkBpffs(options.pinDir), features, checkMemory()];
   const fit = host.every(({ status }) => status !== 'fail');
   const checks = [
@@ -98,7 +99,9 @@ function checkMemory(): Check {
   const pressure = Number(read('/proc/sys/net/ipv4/tcp_mem').split(/\s+/)[1] ?? 0);
   const share = pressure > 0 ? Math.round((100 * used) / pressure) : 0;
   const detail = `TCP uses ${String(share)} % of the memory from which on messages are not redirected`;
-  return share < 80 ? ok('TCP memory', detail) : warn('TCP memory', detail, 'raise net.ipv4.tcp_mem, or find who holds it');
+  return share < 80
+    ? ok('TCP memory', detail)
+    : warn('TCP memory', detail, 'raise net.ipv4.tcp_mem, or find who holds it');
 }
 
 /** Other sockops programs at the root run beside ours, and may undo what ours asks for. */
@@ -144,7 +147,11 @@ async function checkGate(options: DoctorOptions): Promise<Check[]> {
     }
     if (!(error instanceof NativeError)) throw error;
     return [
-      fail('self-test', `the kernel refused the datapath: ${error.message}`, '"up --log-level debug" shows all that it said'),
+      fail(
+        'self-test',
+        `the kernel refused the datapath: ${error.message}`,
+        '"up --log-level debug" shows all that it said',
+      ),
     ];
   }
   const where = result.privateNetwork === true ? 'in a network of its own' : "on the host's loopback";
@@ -168,7 +175,10 @@ function checkHarmlessBugs(): Check[] {
     ...warned.map(({ id, summary, needs }) =>
       warn('known bug', `${id}: ${summary.replace(/\.$/, '')} (needs ${needs})`, 'boot a later release where you can'),
     ),
-    ok('avoided bugs', avoided.length === 0 ? 'none in this release' : `${avoided.join(', ')}: need what is not used here`),
+    ok(
+      'avoided bugs',
+      avoided.length === 0 ? 'none in this release' : `${avoided.join(', ')}: need what is not used here`,
+    ),
   ];
 }
 

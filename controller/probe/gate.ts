@@ -139,10 +139,12 @@ function makeCgroup({ cgroupRoot, cgroupDir }: GateOptions): string {
   for (const parent of parents) {
     const dir = join(parent, `${CGROUP_PREFIX}${String(process.pid)}`);
     try {
-      mkdirSync(dir, { recursive: true });
+      mkdirSync(dir);
       return dir;
     } catch (error) {
       reason = (error as NodeJS.ErrnoException).code ?? String(error);
+      // Of an earlier process with this number.
+      if (reason === 'EEXIST') return dir;
     }
   }
   throw new GateError(`no cgroup can be made in ${parents.join(' or ')} (${reason})`);
@@ -271,7 +273,8 @@ class Lab {
     for (const [slot, control] of approved) {
       for (const side of [CLIENT, SERVER]) {
         const result = pairs.insertResult(slot, side);
-        if (result.kind === 'refused') throw new Failed(`a socket could not be put into the sockmap (${result.reason})`);
+        if (result.kind === 'refused')
+          throw new Failed(`a socket could not be put into the sockmap (${result.reason})`);
         if (result.kind === 'pending') throw new Failed('the iterator did not meet a socket');
       }
       const inserted = pairs.change(slot, control, 'inserted');
@@ -320,7 +323,9 @@ class Lab {
     const redirected = this.#redirected(4, CLIENT) - before;
     if (redirected === 0) throw new Failed(`nothing was redirected (${this.#lastPass(4, CLIENT)})`);
     if (redirected > BACKLOG) {
-      throw new Failed(`${String(redirected)} bytes were redirected to a reader that does not read, the limit is ${String(BACKLOG)}`);
+      throw new Failed(
+        `${String(redirected)} bytes were redirected to a reader that does not read, the limit is ${String(BACKLOG)}`,
+      );
     }
     if (accepted >= FLOOD) throw new Failed(`a sender was never held, ${String(accepted)} bytes were taken`);
     await this.#receive(4, SERVER, accepted);
@@ -367,7 +372,10 @@ class Lab {
     });
     try {
       const { slot } = this.#pair(8);
-      if (!(await controller.takeDown(0)).includes(slot)) throw new Failed('a pair left with bytes unread');
+      // Two rounds are what a pair needs that has nothing to wait for.
+      for (let round = 0; round < 2; round++) {
+        if (!(await controller.takeDown(0)).includes(slot)) throw new Failed('a pair left with bytes unread');
+      }
       await this.#receive(8, SERVER, MESSAGE);
       if ((await controller.takeDown(PATIENCE)).length > 0) {
         throw new Failed('a pair did not leave the sockmap after all was read');

@@ -32,7 +32,8 @@ const SKB_PROGRAM = 'an sk_skb program (stream parser or verdict) on the sockmap
 export const KNOWN_BUGS: readonly KnownBug[] = [
   {
     id: 'CVE-2024-39500',
-    summary: 'a socket that is closed while it is being taken out of a sockmap may never be closed, or be used after it was freed.',
+    summary:
+      'a socket that is closed while it is being taken out of a sockmap may never be closed, or be used after it was freed.',
     needs: 'removal from the sockmap at the moment of a close, which every demotion risks',
     consequence: 'no-promotion',
     affected: [
