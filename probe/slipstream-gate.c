@@ -280,8 +280,7 @@ static void splice_away(int pair, int side, long length)
 		fail("pipe");
 		return;
 	}
-	moved = splice(ends[pair][side].fd, NULL, ends_of_pipe[1], NULL, length,
-		       SPLICE_F_NONBLOCK);
+	moved = splice(ends[pair][side].fd, NULL, ends_of_pipe[1], NULL, length, SPLICE_F_NONBLOCK);
 	if (moved < 0 && errno == EAGAIN)
 		moved = 0;
 	if (moved < 0)

@@ -59,7 +59,13 @@ export const upCommand: CommandModule<object, UpArguments> = {
         acceptKnownBugs: args['accept-known-bugs'],
         timeout: requireNumber('timeout', args.timeout, 0, 86_400, false),
       },
-      { objectFile: objectFile(), socketsProgram: socketsProgram(), version: VERSION, log: makeLog(args['log-level']), say },
+      {
+        objectFile: objectFile(),
+        socketsProgram: socketsProgram(),
+        version: VERSION,
+        log: makeLog(args['log-level']),
+        say,
+      },
     );
   },
 };
