@@ -19,6 +19,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <net/if.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -26,7 +27,6 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -145,7 +145,7 @@ static void open_pairs(int count)
 	char ports[MAX_PAIRS * 7] = "";
 	bool private = own_namespace();
 	int listener = tcp_socket();
-	struct sockaddr_in client;
+	struct sockaddr_in client = {0};
 
 	if (listener < 0 || bind(listener, (struct sockaddr *)&address, sizeof(address)) ||
 	    listen(listener, MAX_PAIRS) ||
@@ -225,8 +225,8 @@ static void receive(int pair, int side, long length)
 		for (i = 0; i < got; i++) {
 			if (buffer[i] == pattern(pair, side ^ 1, end->received + i))
 				continue;
-			answer("error bytes out of order, lost or doubled at %llu",
-			       (unsigned long long)(end->received + i));
+			answer("error bytes out of order, lost or doubled at %" PRIu64,
+			       end->received + i);
 			return;
 		}
 		end->received += got;
