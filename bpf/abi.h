@@ -263,6 +263,23 @@ struct handshake {
 	__u64 claim; /* generation << 32 | (slot + 1); 0: not claimed */
 };
 
+/*
+ * What the kernel gate looked at when a controller started. Bits of the two masks
+ * in settings; a bit in neither means that the kernel does it right.
+ */
+enum gate_finding {
+	GATE_REDIRECT = 0,  /* a message goes to the peer's queue and arrives */
+	GATE_ORDER,         /* order over the switches redirect, TCP, redirect */
+	GATE_END,           /* what was redirected is read before EOF */
+	GATE_MEMORY,        /* a sender is held when its reader does not read */
+	GATE_REMOVAL,       /* nothing is lost when a pair leaves the sockmap */
+	GATE_FIONREAD,      /* counts both queues */
+	GATE_SPLICE,        /* sees redirected bytes */
+	GATE_SIGNAL,        /* interrupts a blocking receive with EINTR */
+	GATE_KNOWN_BUG,     /* this release has a bug that forbids promotion */
+	GATE_ACCEPTED_BUG,  /* it has one, and a person accepted that */
+};
+
 /* Written by the controller, read by the programs. */
 struct settings {
 	__u32 abi_version; /* stays first in every version; 0 until loading was complete */
@@ -278,6 +295,8 @@ struct settings {
 	__u64 attached_cgroup;
 	__u64 loaded_ns;
 	char version[VERSION_LENGTH]; /* of the project that loaded the programs */
+	__u32 gate_failed;            /* bits of enum gate_finding, for people */
+	__u32 gate_unknown;           /* likewise: could not be found out */
 };
 
 /* One a CPU; the controller adds them up. */

@@ -17,6 +17,7 @@ const struct vocabulary {
 	enum demotion_reason demotion;
 	enum insert_result insert;
 	enum event_type event;
+	enum gate_finding gate;
 	struct event record;
 	struct endpoint endpoint;
 } vocabulary = {};

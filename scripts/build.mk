@@ -21,16 +21,19 @@ BPF_OBJECTS := build/bpf/slipstream.bpf.o
 FIXTURES := $(patsubst test/fixtures/%.bpf.c,build/fixtures/%.bpf.o,$(wildcard test/fixtures/*.bpf.c))
 PROGRAM_SOURCES := $(wildcard test/programs/*.c bench/programs/*.c)
 PROGRAMS := $(patsubst %.c,build/programs/%,$(notdir $(PROGRAM_SOURCES)))
+# Small programs of the product itself: the kernel gate's sockets.
+PROBES := $(patsubst probe/%.c,build/probe/%,$(wildcard probe/*.c))
 ADDON_SOURCES := $(shell find addon -path addon/build -prune -o -type f \
 	\( -name '*.cc' -o -name '*.h' -o -name 'binding.gyp' \) -print)
 SCRIPT_SOURCES := $(shell find addon controller -path addon/build -prune -o -type f -name '*.ts' ! -name '*.test.ts' -print)
 # Pages, styles and whatever else stands beside the modules that serve it.
 ASSETS := $(shell find controller -type f ! -name '*.ts' ! -name '*.md' ! -name '.*')
 
-.PHONY: all bpf fixtures programs addon js force
-all: bpf fixtures programs addon js
+.PHONY: all bpf fixtures probe programs addon js force
+all: bpf fixtures probe programs addon js
 bpf: $(BPF_OBJECTS)
 fixtures: $(FIXTURES)
+probe: $(PROBES)
 programs: $(PROGRAMS)
 addon: addon/build/Release/.built
 js: build/js/.built $(ASSETS:%=build/js/%)
@@ -63,6 +66,8 @@ build/programs/%: test/programs/%.c $(TOOLCHAIN)
 	$(program_recipe)
 build/programs/%: bench/programs/%.c $(TOOLCHAIN)
 	$(program_recipe)
+build/probe/%: probe/%.c $(TOOLCHAIN)
+	$(program_recipe)
 
 # node-gyp's own make, which is to know nothing of this one, compiles what changed. compile_commands.json is for clang-tidy.
 NODE_GYP := env -u MAKEFLAGS node node_modules/node-gyp/bin/node-gyp.js --directory addon $(if $(NODE_HEADERS),--nodedir '$(NODE_HEADERS)')
@@ -88,4 +93,4 @@ build/js/controller/%: controller/%
 	@cp $< $@.new
 	@mv $@.new $@
 
--include $(BPF_OBJECTS:=.d) $(FIXTURES:=.d) $(PROGRAMS:=.d)
+-include $(BPF_OBJECTS:=.d) $(FIXTURES:=.d) $(PROBES:=.d) $(PROGRAMS:=.d)

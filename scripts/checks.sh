@@ -5,7 +5,7 @@ prettier_files=('**/*.{ts,js,cjs,json,yaml,yml,html,css}' bin/slipstream-bpf)
 
 # Terminated by NUL.
 c_files() {
-  find addon bench bpf test -path addon/build -prune -o \( -name '*.c' -o -name '*.h' -o -name '*.cc' \) -print0
+  find addon bench bpf probe test -path addon/build -prune -o \( -name '*.c' -o -name '*.h' -o -name '*.cc' \) -print0
 }
 
 check_eslint() {
@@ -29,7 +29,7 @@ check_tidy_bpf() {
 check_tidy_programs() {
   local flags
   read -ra flags < <(make -s -f scripts/build.mk show-PROGRAM_FLAGS)
-  printf '%s\0' test/programs/*.c bench/programs/*.c | xargs -0r -P "$(nproc)" -I {} scripts/tidy {} -- "${flags[@]}"
+  printf '%s\0' probe/*.c test/programs/*.c bench/programs/*.c | xargs -0r -P "$(nproc)" -I {} scripts/tidy {} -- "${flags[@]}"
 }
 
 check_types() {

@@ -13,7 +13,16 @@ export const VERSION = (JSON.parse(readFileSync(join(PACKAGE_ROOT, 'package.json
 
 /** The compiled datapath. @throws UserError if it was not built. */
 export function objectFile(): string {
-  const file = join(PACKAGE_ROOT, 'build', 'bpf', 'slipstream.bpf.o');
+  return builtFile('bpf', 'slipstream.bpf.o');
+}
+
+/** The program that makes the kernel gate's connections. @throws UserError if it was not built. */
+export function socketsProgram(): string {
+  return builtFile('probe', 'slipstream-gate');
+}
+
+function builtFile(...path: string[]): string {
+  const file = join(PACKAGE_ROOT, 'build', ...path);
   if (!existsSync(file)) throw new UserError(`${file} is missing: run scripts/build`, EXIT.failed);
   return file;
 }

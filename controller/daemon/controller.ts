@@ -25,6 +25,7 @@ import {
 import { isEvidence, judgeWaiting, type Waiting } from '../decisions/stall.js';
 import { type CompiledPolicy, minimumPromoteAfter } from '../policy/evaluate.js';
 import { type LearnedProgram, LearnedPrograms } from '../policy/learned.js';
+import type { GateFacts } from '../probe/findings.js';
 import { backlogs } from '../view/backlog.js';
 import { foldGoneCgroups } from '../view/totals.js';
 
@@ -46,14 +47,14 @@ export interface ControllerOptions {
   cgroups: CgroupNames;
   policy: CompiledPolicy;
   log: Logger;
-  /** Named reason if the kernel gate allows no promotion. */
-  kernelRefusal?: string | undefined;
   /** A reader that takes nothing of what waits for this long has stalled, milliseconds; default 30 s. */
   stallAfter?: number;
   /** Where it differs from the default. */
   tuning?: Partial<Tuning>;
   /** Default: what is learned is forgotten with this process. */
   learned?: LearnedPrograms;
+  /** What the kernel gate found; left out: nothing is forbidden, every hazard assumed. */
+  gate?: GateFacts | undefined;
   /** Seconds from candidate to insertion, for the histogram. */
   onPromoted?: (seconds: number) => void;
   /** Called once when `down` asks this process to leave. */
@@ -278,7 +279,8 @@ export class Controller {
       {
         ends: [end(a), end(b)],
         turnsShown,
-        kernelRefusal: this.#options.kernelRefusal,
+        kernelRefusal: this.#options.gate?.refusal,
+        hazards: this.#options.gate?.hazards,
       },
       this.#policy,
       this.#bits,

@@ -9,7 +9,8 @@ import { Datapath } from '../datapath/datapath.js';
 import { UserError } from '../errors.js';
 import { compilePolicy } from '../policy/evaluate.js';
 import { defaultPolicy } from '../policy/schema.js';
-import { cgroupRoot, isBpffsDirectory, requireRoot } from '../probe/host.js';
+import { removeGateLeftovers } from '../probe/gate.js';
+import { cgroupRoot, isBpffsDirectory, mountedCgroupRoot, requireRoot } from '../probe/host.js';
 import { Controller } from './controller.js';
 import { countPairs, keptError } from './up.js';
 
@@ -35,6 +36,8 @@ export async function down(options: DownOptions, environment: DownEnvironment): 
   const { pinDir } = options;
   const { log, say } = environment;
   requireRoot('down');
+  const root = mountedCgroupRoot();
+  if (root !== undefined) removeGateLeftovers([root]);
   const state = isBpffsDirectory(pinDir) ? Datapath.pinState(pinDir) : 'absent';
   if (state === 'absent') {
     if (isBpffsDirectory(pinDir)) rmdirSync(pinDir);

@@ -7,6 +7,7 @@ import type { Logger } from 'pino';
 import { attachedPrograms, cgroupId, DirectoryLock, NativeError } from '../../addon/index.js';
 import { CgroupNames } from '../datapath/cgroups.js';
 import { Datapath } from '../datapath/datapath.js';
+import type { GateMasks } from '../datapath/settings.js';
 import { EXIT, UserError } from '../errors.js';
 import { Metrics } from '../metrics/metrics.js';
 import { LearnedPrograms } from '../policy/learned.js';
@@ -19,7 +20,10 @@ import {
   requirePinDir,
   requireRoot,
 } from '../probe/host.js';
+import { type GateFacts, gateFacts, MEANING } from '../probe/findings.js';
+import { GateError, type GateResult, runGate } from '../probe/gate.js';
 import { requireKernel } from '../probe/kernel.js';
+import type { KernelNames } from '../probe/kernel-version.js';
 import { Controller } from './controller.js';
 import { formatListenAddress, type HttpSources, HttpServer, parseListenAddress } from './http.js';
 import { type LoadedPolicy, PolicySource, readPolicy } from './policy-source.js';
@@ -37,6 +41,8 @@ export interface UpOptions {
   stateDir: string;
   /** A reader that takes nothing of what waits for this long has stalled, seconds. */
   stallAfter: number;
+  /** Promote although this kernel release has a bug that may strike. */
+  acceptKnownBugs?: boolean;
   /** With detachOnExit: how long to drain, seconds. */
   timeout: number;
 }
@@ -47,7 +53,10 @@ export interface UpEnvironment {
   log: Logger;
   /** Lines for the person who started it. */
   say: (line: string) => void;
-  kernelRelease?: string;
+  /** The program that makes the kernel gate's connections. */
+  socketsProgram: string;
+  /** Another kernel's names than the running one's, for tests. */
+  kernel?: KernelNames;
 }
 
 /** Why the daemon ended. */
@@ -68,7 +77,7 @@ export async function up(options: UpOptions, environment: UpEnvironment): Promis
   const learned = new LearnedPrograms(options.stateDir);
   const root = cgroupRoot();
   const cgroupDir = options.cgroup === undefined ? root : requireCgroup(options.cgroup);
-  requireKernel(environment.kernelRelease ?? release());
+  requireKernel(environment.kernel?.release ?? release());
 
   requirePinDir(options.pinDir);
   refuseSecondInstance(options.pinDir, cgroupDir);
@@ -132,7 +141,10 @@ interface Context extends UpEnvironment {
 
 async function serve(options: UpOptions, context: Context): Promise<void> {
   const { log, say, sources, signals } = context;
-  const { datapath, adopted } = attach(options, context);
+  const adopted = Datapath.pinState(options.pinDir) === 'complete' ? adopt(options, context) : undefined;
+  const gate = await passGate(options, context, adopted);
+  const datapath = adopted ?? load(options, context);
+  datapath.settings.gate = gate.masks;
   const cgroups = new CgroupNames(context.root);
   let leave = (): void => undefined;
   const left = new Promise<End>((resolve) => {
@@ -154,6 +166,7 @@ async function serve(options: UpOptions, context: Context): Promise<void> {
     log,
     learned: context.learned,
     stallAfter: options.stallAfter * 1000,
+    gate: gate.facts,
     onPromoted: (seconds) => {
       metrics.promoted(seconds);
     },
@@ -164,7 +177,7 @@ async function serve(options: UpOptions, context: Context): Promise<void> {
   sources.metrics = async () => ({ body: await metrics.render(), contentType: metrics.registry.contentType });
   sources.notReady = () => undefined;
   say(
-    `${adopted ? 'adopted the datapath at' : 'attached to'} ${context.cgroupDir}, pinned in ${options.pinDir}, ` +
+    `${adopted !== undefined ? 'adopted the datapath at' : 'attached to'} ${context.cgroupDir}, pinned in ${options.pinDir}, ` +
       `metrics at http://${formatListenAddress(context.http.address)}/metrics`,
   );
 
@@ -207,53 +220,107 @@ export function keptError(count: number, pinDir: string, seconds: number): UserE
   );
 }
 
-/** Adopts what is pinned, or loads afresh. */
-function attach(options: UpOptions, context: Context): { datapath: Datapath; adopted: boolean } {
+/** Takes over what is pinned. @throws UserError if it belongs to another cgroup or version. */
+function adopt(options: UpOptions, { objectFile, cgroupDir, root, log }: Context): Datapath {
   const { pinDir } = options;
-  const { cgroupDir, log } = context;
-  const state = Datapath.pinState(pinDir);
-  if (state === 'complete') {
-    const datapath = Datapath.adopt(context.objectFile, pinDir);
-    const { attachedCgroup, maxPairs } = datapath.settings;
-    if (attachedCgroup !== cgroupId(cgroupDir)) {
-      const path = new CgroupNames(context.root).path(attachedCgroup) ?? 'a cgroup that is gone';
-      datapath.close();
-      throw new UserError(
-        `${pinDir} holds a datapath attached to ${path}, not to ${cgroupDir}: give that --cgroup, ` +
-          'take it down first, or use another --pin-dir',
-      );
-    }
-    if (maxPairs !== options.maxPairs) {
-      log.warn(
-        `the adopted datapath keeps its table of ${String(maxPairs)} pairs; --max-pairs takes effect after down`,
-      );
-    }
-    return { datapath, adopted: true };
+  const datapath = Datapath.adopt(objectFile, pinDir);
+  const { attachedCgroup, maxPairs } = datapath.settings;
+  if (attachedCgroup !== cgroupId(cgroupDir)) {
+    const path = new CgroupNames(root).path(attachedCgroup) ?? 'a cgroup that is gone';
+    datapath.close();
+    throw new UserError(
+      `${pinDir} holds a datapath attached to ${path}, not to ${cgroupDir}: give that --cgroup, ` +
+        'take it down first, or use another --pin-dir',
+    );
   }
-  if (state === 'partial') {
-    log.warn(`removing what an interrupted start left in ${pinDir}`);
+  if (maxPairs !== options.maxPairs) {
+    log.warn(`the adopted datapath keeps its table of ${String(maxPairs)} pairs; --max-pairs takes effect after down`);
+  }
+  return datapath;
+}
+
+function load(options: UpOptions, context: Context): Datapath {
+  const { pinDir } = options;
+  if (Datapath.pinState(pinDir) === 'partial') {
+    context.log.warn(`removing what an interrupted start left in ${pinDir}`);
     Datapath.removePins(pinDir);
   }
   try {
-    return { datapath: Datapath.load({ ...options, ...context }), adopted: false };
+    return Datapath.load({ ...options, ...context });
   } catch (error) {
-    if (!(error instanceof NativeError)) throw error;
-    if (error.operation === 'open') {
-      throw new UserError(
-        `${context.objectFile} is no BPF object (${error.message}): run scripts/build --force`,
-        EXIT.failed,
-        {
-          cause: error,
-        },
+    throw explainLoadError(error, context);
+  }
+}
+
+/** Puts the kernel's refusal of the datapath into a sentence. */
+function explainLoadError(error: unknown, { objectFile, log }: Pick<UpEnvironment, 'objectFile' | 'log'>): unknown {
+  if (!(error instanceof NativeError)) return error;
+  if (error.operation === 'open') {
+    return new UserError(`${objectFile} is no BPF object (${error.message}): run scripts/build --force`, EXIT.failed, {
+      cause: error,
+    });
+  }
+  log.debug({ verifier: error.log }, 'load failed');
+  return new UserError(
+    `the kernel refused the datapath (${error.message}): nothing was attached, --log-level debug shows all it said`,
+    error.code === 'EPERM' || error.code === 'EBUSY' ? EXIT.failed : EXIT.unsupported,
+    { cause: error },
+  );
+}
+
+/**
+ * Runs the kernel gate and tells what it found.
+ * @param adopted a datapath that lives already: its connections are served whatever the gate says, but a kernel that
+ *   fails promotes nothing more
+ * @throws UserError (exit code 3) if nothing can be accelerated and nothing is attached yet
+ */
+async function passGate(
+  options: UpOptions,
+  context: Context,
+  adopted: Datapath | undefined,
+): Promise<{ masks: GateMasks; facts: GateFacts }> {
+  const { log, say } = context;
+  let result: GateResult;
+  try {
+    result = await runGate({ ...context, acceptKnownBugs: options.acceptKnownBugs ?? false, cgroupRoot: context.root });
+  } catch (error) {
+    if (adopted !== undefined) {
+      log.warn(
+        `the kernel gate could not be run (${error instanceof Error ? error.message : String(error)}): what it found last time stays in force`,
       );
+      const masks = adopted.settings.gate;
+      return { masks, facts: gateFacts(masks) };
     }
-    log.debug({ verifier: error.log }, 'load failed');
+    if (!(error instanceof GateError)) throw explainLoadError(error, context);
     throw new UserError(
-      `the kernel refused the datapath (${error.message}): nothing was attached, --log-level debug shows all it said`,
-      error.code === 'EPERM' || error.code === 'EBUSY' ? EXIT.failed : EXIT.unsupported,
+      `the kernel gate could not be run: ${error.message}; nothing was attached, "slipstream-bpf doctor" checks the host`,
+      EXIT.unsupported,
       { cause: error },
     );
   }
+  const { findings, masks, kernel, milliseconds } = result;
+  log.info({ kernel: kernel.name, ...masks, milliseconds: Math.round(milliseconds) }, 'kernel gate');
+  for (const { id, summary } of result.bugs.warned)
+    log.warn(`kernel ${kernel.name} has, or may have, ${id}: ${summary}`);
+  for (const { id, status, detail } of findings) {
+    if (status === 'ok') continue;
+    const { effect, asks, consequence, remedy } = MEANING[id];
+    if (effect === 'refuse' && adopted === undefined) {
+      throw new UserError(
+        `kernel ${kernel.name} ${status === 'failed' ? 'fails' : 'could not be put to'} the self-test "${id}" (${asks}): ` +
+          `${detail}; nothing was attached, ${remedy}`,
+        EXIT.unsupported,
+      );
+    }
+    if (effect === 'refuse' && status === 'failed') {
+      say(`kernel ${kernel.name} fails the self-test "${id}" (${detail}): nothing is promoted any more, ${remedy}`);
+    } else if (effect === 'no-promotion' && status === 'failed') {
+      say(`${detail}: ${consequence}, ${remedy}`);
+    } else {
+      log.warn({ finding: id, status }, `${detail}: ${consequence}`);
+    }
+  }
+  return { masks, facts: gateFacts(masks) };
 }
 
 /** Reloads on SIGHUP and on change; what is invalid is logged and leaves the old policy in force. */

@@ -39,8 +39,8 @@ type Links = Record<(typeof LINK_NAMES)[number], BpfLink>;
 export interface LoadOptions {
   /** The compiled object file. */
   objectFile: string;
-  /** Directory in a bpffs; made if absent. */
-  pinDir: string;
+  /** Directory in a bpffs; made if absent. Undefined: everything ends with this process. */
+  pinDir: string | undefined;
   /** Directory of a cgroup v2; connections with both ends at or below it are found. */
   cgroupDir: string;
   /** Size of the pair table, 1 to 1048576. */
@@ -75,7 +75,8 @@ export type PinState = 'absent' | 'partial' | 'complete';
 const linkPin = (pinDir: string, name: string): string => join(pinDir, `link_${name}`);
 
 export class Datapath {
-  readonly pinDir: string;
+  /** Undefined: not pinned. */
+  readonly pinDir: string | undefined;
   readonly layout: Layout;
   readonly pairs: PairTable;
   readonly settings: Settings;
@@ -83,7 +84,7 @@ export class Datapath {
   readonly #maps: Maps;
   readonly #links: Links;
 
-  private constructor(pinDir: string, layout: Layout, maps: Maps, links: Links) {
+  private constructor(pinDir: string | undefined, layout: Layout, maps: Maps, links: Links) {
     this.pinDir = pinDir;
     this.layout = layout;
     this.#maps = maps;
@@ -116,7 +117,7 @@ export class Datapath {
    */
   static load(options: LoadOptions): Datapath {
     const { pinDir } = options;
-    mkdirSync(pinDir, { recursive: true, mode: 0o700 });
+    if (pinDir !== undefined) mkdirSync(pinDir, { recursive: true, mode: 0o700 });
     const object = BpfObject.open(options.objectFile);
     try {
       object.setMaxEntries('pairs', options.maxPairs);
@@ -124,7 +125,7 @@ export class Datapath {
       object.setMaxEntries('sockets', 2 * options.maxPairs);
       object.load();
       const maps = Object.fromEntries(MAP_NAMES.map((name) => [name, object.map(name)])) as Maps;
-      for (const name of MAP_NAMES) maps[name].pin(join(pinDir, name));
+      if (pinDir !== undefined) for (const name of MAP_NAMES) maps[name].pin(join(pinDir, name));
       maps.free_slots.fill(options.maxPairs);
       // The entry that takes what finds no room, or whose cgroup is gone.
       maps.totals.update(Buffer.alloc(8), Buffer.alloc(maps.totals.info().valueSize));
@@ -134,7 +135,7 @@ export class Datapath {
         observe: object.program('observe').attachTracepoint(),
         identify: object.program('identify').attachCgroup(options.cgroupDir),
       };
-      for (const name of LINK_NAMES) links[name].pin(linkPin(pinDir, name));
+      if (pinDir !== undefined) for (const name of LINK_NAMES) links[name].pin(linkPin(pinDir, name));
       const datapath = new Datapath(pinDir, new Layout(object), maps, links);
       datapath.settings.maxPairs = options.maxPairs;
       datapath.settings.attachedCgroup = cgroupId(options.cgroupDir);
@@ -145,7 +146,7 @@ export class Datapath {
       return datapath;
     } catch (error) {
       object.close();
-      Datapath.removePins(pinDir);
+      if (pinDir !== undefined) Datapath.removePins(pinDir);
       throw error;
     }
   }
@@ -274,7 +275,7 @@ export class Datapath {
   /** Detaches and unpins. Call with an empty sockmap: sockets left in it lose data. */
   remove(): void {
     this.#links.identify.detach();
-    Datapath.removePinDir(this.pinDir);
+    if (this.pinDir !== undefined) Datapath.removePinDir(this.pinDir);
     this.close();
   }
 

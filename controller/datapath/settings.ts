@@ -29,9 +29,17 @@ export const DEFAULT_TUNING: Tuning = {
 /** Length of a tick of struct settings and struct direction, milliseconds (TICK_SHIFT in bpf/abi.h). */
 const TICK = 2 ** 20 / 1e6;
 
+/** What the kernel gate found, by finding such as `fionread`; what is in neither list is right. */
+export interface GateMasks {
+  failed: readonly string[];
+  unknown: readonly string[];
+}
+
 export class Settings {
   readonly #records: Records;
   readonly #f;
+  /** enum gate_finding: bit numbers by enumerator. */
+  readonly #gateBits: Record<string, number>;
 
   constructor(layout: Layout, memory: ArrayBuffer) {
     this.#records = new Records(memory, layout.size('settings'));
@@ -50,7 +58,10 @@ export class Settings {
       attachedCgroup: one('attached_cgroup'),
       loadedNs: one('loaded_ns'),
       version: one('version'),
+      gateFailed: one('gate_failed'),
+      gateUnknown: one('gate_unknown'),
     };
+    this.#gateBits = layout.values('gate_finding');
   }
 
   /** 0 until the datapath that wrote it was complete. */
@@ -109,6 +120,27 @@ export class Settings {
   }
   set version(version: string) {
     this.#records.setText(0, this.#f.version, version);
+  }
+
+  /** The result of the gate that the last controller ran. */
+  get gate(): GateMasks {
+    const names = (field: Field): string[] => {
+      const mask = this.#records.get(0, field);
+      return Object.entries(this.#gateBits)
+        .filter(([, bit]) => (mask & (1 << bit)) !== 0)
+        .map(([name]) => name.replace('GATE_', '').toLowerCase());
+    };
+    return { failed: names(this.#f.gateFailed), unknown: names(this.#f.gateUnknown) };
+  }
+  set gate({ failed, unknown }: GateMasks) {
+    const bit = (name: string): number => {
+      const number = this.#gateBits[`GATE_${name.toUpperCase()}`];
+      if (number === undefined) throw new Error(`the BPF object has no gate finding ${name}`);
+      return 1 << number;
+    };
+    const mask = (names: readonly string[]): number => names.reduce((bits, name) => bits | bit(name), 0) >>> 0;
+    this.#records.set(0, this.#f.gateFailed, mask(failed));
+    this.#records.set(0, this.#f.gateUnknown, mask(unknown));
   }
 
   tune(tuning: Tuning): void {

@@ -1,5 +1,6 @@
 /** Whether a candidate is promoted. Pure: facts in, verdict out. */
 import { type CompiledPolicy, decidePair, excludedProgram } from '../policy/evaluate.js';
+import type { Hazard } from '../policy/programs.js';
 
 /** Bits of reader.evidence by name (enum evidence in bpf/abi.h). */
 export type EvidenceBits = Readonly<Record<string, number>>;
@@ -21,6 +22,8 @@ export interface CandidateFacts {
   turnsShown: number;
   /** Named reason of the kernel gate if this kernel must not promote at all. */
   kernelRefusal: string | undefined;
+  /** Hazards of programs on this kernel; undefined: all of them. */
+  hazards?: ReadonlySet<Hazard> | undefined;
 }
 
 /** When a refused pair may become a candidate again. */
@@ -51,7 +54,7 @@ export function judgeCandidate(facts: CandidateFacts, policy: CompiledPolicy, bi
     return { kind: 'refuse', reason: decision.action === 'observe' ? 'observe' : 'policy', retry: 'policy' };
   }
   if (facts.kernelRefusal !== undefined) return { kind: 'refuse', reason: 'kernel', retry: 'never' };
-  if (facts.ends.some((end) => excludedProgram(policy, end.program) !== undefined)) {
+  if (facts.ends.some((end) => excludedProgram(policy, end.program, facts.hazards) !== undefined)) {
     return { kind: 'refuse', reason: 'program', retry: 'policy' };
   }
   if (facts.ends.some(({ learned }) => learned)) return { kind: 'refuse', reason: 'learned', retry: 'policy' };

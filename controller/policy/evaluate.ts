@@ -1,6 +1,6 @@
 import { cgroupMatcher, programMatcher } from './glob.js';
 import type { Matcher } from './glob.js';
-import { builtInPrograms } from './programs.js';
+import { allHazards, builtInPrograms } from './programs.js';
 import type { Hazard } from './programs.js';
 import { actions } from './schema.js';
 import type { Action, Policy, Rule } from './schema.js';
@@ -130,9 +130,18 @@ export function decidePair(compiled: CompiledPolicy, [one, other]: readonly [End
   return stricter(compiled, decide(compiled, one), decide(compiled, other));
 }
 
-/** Whether and why a program, named as in /proc/PID/comm or in full, is never accelerated. */
-export function excludedProgram(compiled: CompiledPolicy, program: string): ExcludedProgram | undefined {
-  return compiled.excluded.find(({ matches }) => matches(program))?.exclusion;
+/**
+ * Whether and why a program, named as in /proc/PID/comm or in full, is never accelerated.
+ * @param present hazards of this kernel; built-in programs without any of them may be accelerated
+ */
+export function excludedProgram(
+  compiled: CompiledPolicy,
+  program: string,
+  present: ReadonlySet<Hazard> = allHazards,
+): ExcludedProgram | undefined {
+  return compiled.excluded.find(
+    ({ matches, exclusion: { hazard } }) => (hazard === undefined || present.has(hazard)) && matches(program),
+  )?.exclusion;
 }
 
 /** The fewest receives after which any connection may be promoted: the threshold for the kernel side. */

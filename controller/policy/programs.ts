@@ -5,7 +5,10 @@
 /** Why a program is unsafe: it moves bytes with splice(2), or trusts FIONREAD to find the last byte. */
 export type Hazard = 'splice' | 'fionread';
 
-/** A program this build never accelerates. */
+/** What is assumed of a kernel that nothing is known of. */
+export const allHazards: ReadonlySet<Hazard> = new Set(['splice', 'fionread']);
+
+/** A program that this build does not accelerate on a kernel with its hazard; the kernel gate tells which those are. */
 export interface UnsafeProgram {
   readonly program: string;
   readonly hazard: Hazard;
@@ -33,7 +36,7 @@ export const builtInPrograms: readonly UnsafeProgram[] = [
     program: 'nginx',
     hazard: 'fionread',
     reason:
-      'nginx asks FIONREAD how much is left, and kernels up to at least 6.18.44 leave out the bytes of one of the two queues, so it can miss an event.',
+      'nginx asks FIONREAD how much is left, and this kernel leaves out the bytes of one of the two queues, so nginx can miss an event.',
   },
 ];
 

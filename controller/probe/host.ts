@@ -62,13 +62,18 @@ function mounts(): Mount[] {
   return parseMounts(readFileSync('/proc/self/mountinfo', 'utf8'));
 }
 
+/** Where cgroup v2 is mounted; undefined if it is not. */
+export function mountedCgroupRoot(): string | undefined {
+  return mounts().find((mount) => mount.type === 'cgroup2' && isType(mount.point, 'cgroup2'))?.point;
+}
+
 /**
  * Where cgroup v2 is mounted, on pure and on hybrid hosts.
  * @throws UserError (exit code 3) if it is not.
  */
 export function cgroupRoot(): string {
-  const found = mounts().find((mount) => mount.type === 'cgroup2' && isType(mount.point, 'cgroup2'));
-  if (found !== undefined) return found.point;
+  const found = mountedCgroupRoot();
+  if (found !== undefined) return found;
   throw new UserError(
     'no cgroup v2 file system is mounted: mount one with "mount -t cgroup2 none /sys/fs/cgroup/unified" ' +
       'or boot with systemd.unified_cgroup_hierarchy=1; nothing was attached',

@@ -3,6 +3,8 @@ import { DirectoryLock } from '../../addon/index.js';
 import { CgroupNames } from '../datapath/cgroups.js';
 import { Datapath } from '../datapath/datapath.js';
 import type { State } from '../datapath/pair-table.js';
+import type { GateMasks } from '../datapath/settings.js';
+import { describeMasks } from '../probe/findings.js';
 import { cgroupRoot, isBpffsDirectory, requireRoot } from '../probe/host.js';
 import { formatBytes, renderTable } from './pairs.js';
 import { cgroupTotals } from './totals.js';
@@ -18,6 +20,8 @@ export interface Status {
     controllerRunning: boolean;
     paused: boolean;
     attachedCgroup: string | null;
+    /** What the kernel gate found wrong, or could not find out. */
+    gate: GateMasks;
     loadedSeconds: number;
     maxPairs: number;
     pairs: Record<State, number>;
@@ -53,6 +57,7 @@ export function readStatus(pinDir: string, objectFile: string, version: string):
         controllerRunning: isHeld(pinDir),
         paused: settings.paused,
         attachedCgroup: cgroups.path(settings.attachedCgroup) ?? null,
+        gate: settings.gate,
         loadedSeconds: Number(process.hrtime.bigint() - settings.loadedNs) / 1e9,
         maxPairs: settings.maxPairs,
         pairs: datapath.pairs.tally(),
@@ -88,6 +93,7 @@ export function renderStatus({ version, pinDir, datapath }: Status): string {
     ['version', `${version}, datapath loaded by ${datapath.version}`],
     ['controller', datapath.controllerRunning ? 'running' : 'not running; live pairs stay as they are'],
     ['attached to', `${datapath.attachedCgroup ?? 'a cgroup that is gone'}, pinned in ${pinDir}`],
+    ['kernel gate', describeMasks(datapath.gate)],
     ['loaded for', `${datapath.loadedSeconds.toFixed(0)} s${datapath.paused ? ', paused: no new pairs' : ''}`],
     ['pairs', present.length === 0 ? 'none' : present.map(([state, count]) => `${String(count)} ${state}`).join(', ')],
     ['table', `${String(datapath.maxPairs - free)} of ${String(datapath.maxPairs)} slots`],

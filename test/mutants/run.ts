@@ -4,35 +4,12 @@
  * mutant names. Prints `N passed, N failed`, where passed means caught.
  */
 import { spawnSync } from 'node:child_process';
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { join } from 'node:path';
 
-import { MUTANTS, type Mutant } from './mutants.js';
-
-const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
-const clang = process.env['CLANG'] ?? 'clang-19';
-
-function build(mutant: Mutant | undefined, dir: string): string {
-  cpSync(join(root, 'bpf'), dir, { recursive: true });
-  if (mutant !== undefined) {
-    const file = join(dir, mutant.file);
-    let text = readFileSync(file, 'utf8');
-    for (const { from, to } of [mutant, ...(mutant.also === undefined ? [] : [mutant.also])]) {
-      const parts = text.split(from);
-      if (parts.length !== 2) throw new Error(`${mutant.name}: "${from}" stands ${String(parts.length - 1)} times`);
-      text = parts.join(to);
-    }
-    writeFileSync(file, text);
-  }
-  const object = join(dir, 'mutant.bpf.o');
-  const machine = process.arch === 'arm64' ? 'aarch64' : 'x86_64';
-  const flags = ['-target', 'bpf', '-mcpu=v3', '-O2', '-g', '-I', dir, '-I', `/usr/include/${machine}-linux-gnu`];
-  const result = spawnSync(clang, [...flags, '-c', join(dir, 'slipstream.bpf.c'), '-o', object], { encoding: 'utf8' });
-  if (result.status !== 0) throw new Error(`${mutant?.name ?? 'unchanged'}: ${result.stderr}`);
-  return object;
-}
+import { build, root } from './build.js';
+import { MUTANTS } from './mutants.js';
 
 /** Runs the tests of an invariant against an object; true if they pass. */
 function passes(object: string, tests: string): { passed: boolean; output: string } {

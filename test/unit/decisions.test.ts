@@ -34,9 +34,10 @@ interface Given {
   server?: Partial<CandidateEnd>;
   turnsShown?: number;
   kernelRefusal?: string;
+  hazards?: CandidateFacts['hazards'];
 }
 
-function facts({ client, server, turnsShown = 16, kernelRefusal }: Given): CandidateFacts {
+function facts({ client, server, turnsShown = 16, kernelRefusal, hazards }: Given): CandidateFacts {
   const end = {
     cgroup: '/a',
     ports: [40000, 6379] as [number, number],
@@ -51,6 +52,7 @@ function facts({ client, server, turnsShown = 16, kernelRefusal }: Given): Candi
     ],
     turnsShown,
     kernelRefusal,
+    hazards,
   };
 }
 
@@ -110,6 +112,12 @@ describe('decisions', () => {
       ],
       ['refuses an excluded program', {}, excluded, refuse('program', 'policy')],
       ['refuses a program of the built-in list', { client: { program: builtIn } }, '', refuse('program', 'policy')],
+      [
+        'takes such a program where the kernel does not have its hazard',
+        { client: { program: builtIn }, hazards: new Set() },
+        '',
+        approve,
+      ],
       ['refuses blocking readers', { client: { evidence: BLOCKING } }, '', refuse('blocking', 'policy')],
       [
         'takes blocking readers if asked to',

@@ -21,6 +21,8 @@ const INTERFACE: Record<string, { type: string; labels: string[] }> = {
   slipstream_passed_messages_total: { type: 'counter', labels: ['reason'] },
   slipstream_backlog_bytes: { type: 'gauge', labels: [] },
   slipstream_stalled_directions: { type: 'gauge', labels: [] },
+  slipstream_learned_programs: { type: 'gauge', labels: [] },
+  slipstream_dropped_messages_total: { type: 'counter', labels: [] },
   slipstream_promotion_seconds: { type: 'histogram', labels: ['le'] },
   slipstream_policy_info: { type: 'gauge', labels: ['file', 'hash', 'rules'] },
   slipstream_policy_reloads_total: { type: 'counter', labels: ['result'] },
@@ -140,6 +142,8 @@ describe('metrics', () => {
       ['slipstream_passed_messages_total', { reason: 'low_water_mark' }, 1],
       ['slipstream_unpaired_total', { reason: 'remote_server' }, 1],
       ['slipstream_stalled_directions', {}, 5],
+      ['slipstream_learned_programs', {}, 3],
+      ['slipstream_dropped_messages_total', {}, 2],
       ['slipstream_policy_reloads_total', { result: 'failure' }, 1],
       ['slipstream_policy_reloads_total', { result: 'success' }, 0],
     ] as const) {

@@ -189,6 +189,9 @@ describe('pair table', () => {
         ['direction[1].passed_messages', 2],
         ['direction[1].last_pass', objectLayout().labels('pass_reason').indexOf('order')],
         ['hold[1]', 1],
+        ['direction[1].overtaken', 1],
+        // Kept by reader: the one of direction 1 is side 0.
+        ['stalled_ns[0]', 77n],
         ['promotions', 4],
         ['reason', objectLayout().labels('refusal_reason').indexOf('ulp')],
         ['demotion', objectLayout().labels('demotion_reason').indexOf('stream')],
@@ -225,6 +228,8 @@ describe('pair table', () => {
           passedMessages: 0,
           switches: 0,
           lastPass: undefined,
+          overtaken: false,
+          stalledNs: 0n,
         },
         {
           path: 'tcp',
@@ -234,6 +239,8 @@ describe('pair table', () => {
           passedMessages: 2,
           switches: 0,
           lastPass: 'order',
+          overtaken: true,
+          stalledNs: 77n,
         },
       ]);
       assert.deepEqual(

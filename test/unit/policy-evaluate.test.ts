@@ -174,8 +174,14 @@ describe('policy: excluded programs', () => {
       if (found) assert.match(found.reason, /^[^.].*\.$/);
     });
 
-  it('names the hazard of nginx, which some kernels do not have', () => {
-    assert.equal(excludedProgram(compile(''), 'nginx')?.hazard, 'fionread');
+  it('names the hazard of nginx, and lets it be on kernels that do not have it', () => {
+    const policy = compile('', 'exclude: { programs: [redis] }');
+    assert.equal(excludedProgram(policy, 'nginx')?.hazard, 'fionread');
+    const present = new Set(['splice'] as const);
+    assert.equal(excludedProgram(policy, 'nginx', present), undefined);
+    assert.equal(excludedProgram(policy, 'haproxy', present)?.hazard, 'splice');
+    assert.equal(excludedProgram(policy, 'haproxy', new Set()), undefined);
+    assert.equal(excludedProgram(policy, 'redis', new Set())?.source, 'policy');
   });
 });
 

@@ -10,7 +10,7 @@ import {
   stateDirOption,
   timeoutOption,
 } from '../options.js';
-import { objectFile, VERSION } from '../package-info.js';
+import { objectFile, socketsProgram, VERSION } from '../package-info.js';
 
 interface UpArguments {
   policy: string | undefined;
@@ -21,6 +21,7 @@ interface UpArguments {
   'detach-on-exit': boolean;
   'state-dir': string;
   'stall-after': number;
+  'accept-known-bugs': boolean;
   timeout: number;
   'log-level': string;
 }
@@ -56,6 +57,11 @@ export const upCommand: CommandModule<object, UpArguments> = {
         requiresArg: true,
         describe: 'When redirected data that nobody takes is reported and its reader remembered, seconds',
       })
+      .option('accept-known-bugs', {
+        type: 'boolean',
+        default: false,
+        describe: 'Promote although this kernel release has a known bug that may strike',
+      })
       .option('timeout', timeoutOption)
       .option('log-level', logLevelOption),
   handler: async (args) => {
@@ -69,9 +75,16 @@ export const upCommand: CommandModule<object, UpArguments> = {
         detachOnExit: args['detach-on-exit'],
         stateDir: args['state-dir'],
         stallAfter: requireNumber('stall-after', args['stall-after'], 0.1, 86_400, false),
+        acceptKnownBugs: args['accept-known-bugs'],
         timeout: requireNumber('timeout', args.timeout, 0, 86_400, false),
       },
-      { objectFile: objectFile(), version: VERSION, log: makeLog(args['log-level']), say },
+      {
+        objectFile: objectFile(),
+        socketsProgram: socketsProgram(),
+        version: VERSION,
+        log: makeLog(args['log-level']),
+        say,
+      },
     );
   },
 };

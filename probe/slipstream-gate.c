@@ -1,0 +1,391 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+/*
+ * The kernel gate's sockets: pairs of TCP connections over loopback, both ends in
+ * this process, driven by lines on standard input. Each command gets one line in
+ * answer, "ok ..." or "error ...". Ends with standard input, or with its parent.
+ *
+ *   open N               makes N pairs in a network namespace of its own, if it can
+ *                        ok private|host PORT...   the clients' ports
+ *   send P S LENGTH      end S of pair P sends the next bytes of its pattern
+ *   fill P S LIMIT SIZE  messages of SIZE until the socket takes no more, or LIMIT
+ *   recv P S LENGTH      receives as much and compares it
+ *   end P S              expects EOF
+ *   shut P S, close P S  shutdown(SHUT_WR), close
+ *   count P S EXPECTED   FIONREAD, once it is EXPECTED or after some milliseconds
+ *   splice P S LENGTH    splice to a pipe; the bytes are gone
+ *   signal P S           interrupts a blocking receive; ok with the name of its errno
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <net/if.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MAX_PAIRS 16
+#define WAIT_MS 500
+#define BUFFER_SIZE 65536
+/* What the kernel doubles and keeps as limit of a socket's buffer. */
+#define SOCKET_BUFFER 65536
+
+struct end {
+	int fd;
+	uint64_t sent;
+	uint64_t received;
+};
+
+static struct end ends[MAX_PAIRS][2];
+static int pairs;
+
+__attribute__((format(printf, 1, 2))) static void answer(const char *format, ...)
+{
+	va_list arguments;
+
+	va_start(arguments, format);
+	vprintf(format, arguments);
+	va_end(arguments);
+	putchar('\n');
+	fflush(stdout);
+}
+
+static void fail(const char *what)
+{
+	answer("error %s: %s", what, strerror(errno));
+}
+
+/* Byte `at` of what an end sends. */
+static unsigned char pattern(int pair, int side, uint64_t at)
+{
+	return (unsigned char)((at * 167 + (at >> 8) * 59 + pair * 31 + side * 17) & 0xff);
+}
+
+static bool await(int fd, short events)
+{
+	struct pollfd wanted = {.fd = fd, .events = events};
+
+	return poll(&wanted, 1, WAIT_MS) > 0;
+}
+
+static bool own_namespace(void)
+{
+	struct ifreq request = {.ifr_name = "lo"};
+	bool up;
+	int fd;
+
+	if (unshare(CLONE_NEWNET))
+		return false;
+	fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return false;
+	request.ifr_flags = IFF_UP;
+	up = ioctl(fd, SIOCSIFFLAGS, &request) == 0;
+	close(fd);
+	return up;
+}
+
+static int tcp_socket(void)
+{
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), yes = 1;
+	int size = SOCKET_BUFFER;
+
+	if (fd < 0)
+		return -1;
+	setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+	setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size));
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
+	return fd;
+}
+
+static bool connect_pair(int listener, const struct sockaddr_in *to, struct end pair[2])
+{
+	int error = 0, yes = 1;
+	socklen_t length = sizeof(error);
+
+	pair[0].fd = tcp_socket();
+	if (pair[0].fd < 0)
+		return false;
+	if (connect(pair[0].fd, (const struct sockaddr *)to, sizeof(*to)) && errno != EINPROGRESS)
+		return false;
+	if (!await(pair[0].fd, POLLOUT) || !await(listener, POLLIN)) {
+		errno = ETIMEDOUT;
+		return false;
+	}
+	getsockopt(pair[0].fd, SOL_SOCKET, SO_ERROR, &error, &length);
+	if (error) {
+		errno = error;
+		return false;
+	}
+	pair[1].fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (pair[1].fd < 0)
+		return false;
+	setsockopt(pair[1].fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
+	return true;
+}
+
+static void open_pairs(int count)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET,
+				      .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t length = sizeof(address);
+	char ports[MAX_PAIRS * 7] = "";
+	bool private = own_namespace();
+	int listener = tcp_socket();
+	struct sockaddr_in client = {0};
+
+	if (listener < 0 || bind(listener, (struct sockaddr *)&address, sizeof(address)) ||
+	    listen(listener, MAX_PAIRS) ||
+	    getsockname(listener, (struct sockaddr *)&address, &length)) {
+		fail("listen on loopback");
+		return;
+	}
+	for (pairs = 0; pairs < count; pairs++) {
+		if (!connect_pair(listener, &address, ends[pairs])) {
+			fail("connect over loopback");
+			return;
+		}
+		length = sizeof(client);
+		getsockname(ends[pairs][0].fd, (struct sockaddr *)&client, &length);
+		snprintf(ports + strlen(ports), 7, " %u", ntohs(client.sin_port));
+	}
+	close(listener);
+	answer("ok %s%s", private ? "private" : "host", ports);
+}
+
+static ssize_t send_message(int pair, int side, size_t size)
+{
+	static unsigned char buffer[BUFFER_SIZE];
+	struct end *end = &ends[pair][side];
+	ssize_t sent;
+	size_t i;
+
+	for (i = 0; i < size; i++)
+		buffer[i] = pattern(pair, side, end->sent + i);
+	sent = send(end->fd, buffer, size, MSG_NOSIGNAL);
+	if (sent > 0)
+		end->sent += sent;
+	return sent;
+}
+
+static void fill(int pair, int side, long limit, long size)
+{
+	long total = 0;
+	ssize_t sent;
+
+	while (total < limit) {
+		sent = send_message(pair, side, size);
+		if (sent < 0 && errno != EAGAIN) {
+			fail("send");
+			return;
+		}
+		if (sent < 0)
+			break;
+		total += sent;
+	}
+	answer("ok %ld", total);
+}
+
+static void receive(int pair, int side, long length)
+{
+	static unsigned char buffer[BUFFER_SIZE];
+	struct end *end = &ends[pair][side];
+	long left = length;
+	ssize_t got, i;
+
+	while (left > 0) {
+		got = recv(end->fd, buffer, left < BUFFER_SIZE ? left : BUFFER_SIZE, 0);
+		if (got < 0 && errno == EAGAIN && await(end->fd, POLLIN))
+			got = recv(end->fd, buffer, left < BUFFER_SIZE ? left : BUFFER_SIZE, 0);
+		if (got < 0 && errno == EAGAIN) {
+			answer("error %ld of %ld bytes never arrived", left, length);
+			return;
+		}
+		if (got < 0) {
+			fail("recv");
+			return;
+		}
+		if (got == 0) {
+			answer("error EOF with %ld of %ld bytes outstanding", left, length);
+			return;
+		}
+		for (i = 0; i < got; i++) {
+			if (buffer[i] == pattern(pair, side ^ 1, end->received + i))
+				continue;
+			answer("error bytes out of order, lost or doubled at %" PRIu64,
+			       end->received + i);
+			return;
+		}
+		end->received += got;
+		left -= got;
+	}
+	answer("ok %ld", length);
+}
+
+static void expect_end(int pair, int side)
+{
+	int fd = ends[pair][side].fd;
+	char byte;
+	ssize_t got;
+
+	if (!await(fd, POLLIN)) {
+		answer("error no EOF");
+		return;
+	}
+	got = recv(fd, &byte, 1, 0);
+	if (got == 0)
+		answer("ok");
+	else if (got > 0)
+		answer("error a byte instead of EOF");
+	else
+		fail("recv for EOF");
+}
+
+static void count_readable(int pair, int side, int expected)
+{
+	const struct timespec pause = {.tv_nsec = 500000};
+	int tries = 10, count = -1;
+
+	do {
+		if (ioctl(ends[pair][side].fd, FIONREAD, &count)) {
+			fail("FIONREAD");
+			return;
+		}
+		if (count == expected)
+			break;
+		nanosleep(&pause, NULL);
+	} while (--tries);
+	answer("ok %d", count);
+}
+
+static void splice_away(int pair, int side, long length)
+{
+	int ends_of_pipe[2];
+	ssize_t moved;
+
+	if (pipe2(ends_of_pipe, O_CLOEXEC | O_NONBLOCK)) {
+		fail("pipe");
+		return;
+	}
+	moved = splice(ends[pair][side].fd, NULL, ends_of_pipe[1], NULL, length, SPLICE_F_NONBLOCK);
+	if (moved < 0 && errno == EAGAIN)
+		moved = 0;
+	if (moved < 0)
+		fail("splice");
+	else
+		answer("ok %zd", moved);
+	close(ends_of_pipe[0]);
+	close(ends_of_pipe[1]);
+}
+
+static void on_alarm(int number)
+{
+	(void)number;
+}
+
+static void interrupt_receive(int pair, int side)
+{
+	struct itimerval alarm = {.it_value.tv_usec = 1000, .it_interval.tv_usec = 1000};
+	struct sigaction action = {.sa_handler = on_alarm};
+	int fd = ends[pair][side].fd, flags = fcntl(fd, F_GETFL), error;
+	const struct itimerval none = {0};
+	ssize_t got;
+	char byte;
+
+	sigaction(SIGALRM, &action, NULL);
+	fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
+	setitimer(ITIMER_REAL, &alarm, NULL);
+	got = recv(fd, &byte, 1, 0);
+	error = errno;
+	setitimer(ITIMER_REAL, &none, NULL);
+	fcntl(fd, F_SETFL, flags);
+	if (got >= 0)
+		answer("error a receive of nothing returned %zd", got);
+	else
+		answer("ok %s", strerrorname_np(error));
+}
+
+static void send_once(int pair, int side, long length)
+{
+	ssize_t sent = send_message(pair, side, length);
+
+	if (sent < 0)
+		fail("send");
+	else
+		answer("ok %zd", sent);
+}
+
+static void shut(int pair, int side)
+{
+	if (shutdown(ends[pair][side].fd, SHUT_WR))
+		fail("shutdown");
+	else
+		answer("ok");
+}
+
+static void close_end(int pair, int side)
+{
+	if (ends[pair][side].fd >= 0)
+		close(ends[pair][side].fd);
+	ends[pair][side].fd = -1;
+	answer("ok");
+}
+
+static void obey(const char *line)
+{
+	long a = 0, b = 0;
+	int pair, side;
+	char word[16];
+	int fields = sscanf(line, "%15s %d %d %ld %ld", word, &pair, &side, &a, &b);
+
+	if (fields == 2 && !strcmp(word, "open") && pair > 0 && pair <= MAX_PAIRS)
+		open_pairs(pair);
+	else if (fields < 3 || pair < 0 || pair >= pairs || side < 0 || side > 1 || a < 0 ||
+		 b < 0 || b > BUFFER_SIZE)
+		answer("error unknown command: %s", line);
+	else if (!strcmp(word, "send") && a <= BUFFER_SIZE)
+		send_once(pair, side, a);
+	else if (!strcmp(word, "fill") && b > 0)
+		fill(pair, side, a, b);
+	else if (!strcmp(word, "recv"))
+		receive(pair, side, a);
+	else if (!strcmp(word, "end"))
+		expect_end(pair, side);
+	else if (!strcmp(word, "shut"))
+		shut(pair, side);
+	else if (!strcmp(word, "close"))
+		close_end(pair, side);
+	else if (!strcmp(word, "count"))
+		count_readable(pair, side, (int)a);
+	else if (!strcmp(word, "splice"))
+		splice_away(pair, side, a);
+	else if (!strcmp(word, "signal"))
+		interrupt_receive(pair, side);
+	else
+		answer("error unknown command: %s", line);
+}
+
+int main(void)
+{
+	char line[128];
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	while (fgets(line, sizeof(line), stdin)) {
+		line[strcspn(line, "\n")] = 0;
+		obey(line);
+	}
+	return 0;
+}
