@@ -37,12 +37,15 @@ static const struct name_value poll_events[] = {
 static const struct name_value epoll_events[] = {
 	NAMED(EPOLLIN),  NAMED(EPOLLOUT), NAMED(EPOLLPRI),           NAMED(EPOLLRDHUP),
 	NAMED(EPOLLHUP), NAMED(EPOLLERR), {"EPOLLET", (int)EPOLLET}, NAMED(EPOLLONESHOT),
+	NAMED(EPOLLEXCLUSIVE),
 };
 
 static const struct name_value signals[] = {
 	NAMED(SIGUSR1), NAMED(SIGUSR2), NAMED(SIGALRM),  NAMED(SIGHUP),  NAMED(SIGINT),
-	NAMED(SIGTERM), NAMED(SIGCHLD), NAMED(SIGWINCH), NAMED(SIGPIPE),
+	NAMED(SIGTERM), NAMED(SIGCHLD), NAMED(SIGURG), NAMED(SIGIO), NAMED(SIGWINCH), NAMED(SIGPIPE),
 };
+
+#define TCPI_CLOSE 7
 
 /* Index: the kernel's TCP state number. */
 static const char *const tcp_states[] = {
