@@ -172,8 +172,8 @@ static void *buffer_of(struct call *c, size_t size)
 
 static void streams_make(void)
 {
-	streams = mmap(NULL, sizeof(*streams), PROT_READ | PROT_WRITE,
-		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	streams = mmap(NULL, sizeof(*streams), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+		       -1, 0);
 	if (streams == MAP_FAILED)
 		die("out of memory");
 }

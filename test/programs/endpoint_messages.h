@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
-/* Commands of endpoint: several buffers or messages in one call, and several users of one socket. */
+/* Commands of endpoint: several buffers or messages in one call, and several users of one socket.
+ */
 #ifndef SLIPSTREAM_TEST_ENDPOINT_MESSAGES_H
 #define SLIPSTREAM_TEST_ENDPOINT_MESSAGES_H
 

@@ -21,15 +21,17 @@ static const struct name_value uring_operations[] = {
 static void uring_prepare(struct call *c, struct io_uring_sqe *sqe, int operation, void *data,
 			  size_t n)
 {
+	int flags = flags_from(c, 4);
+
 	switch (operation) {
 	case URING_SEND:
-		io_uring_prep_send(sqe, c->h->fd, data, n, MSG_NOSIGNAL);
+		io_uring_prep_send(sqe, c->h->fd, data, n, flags | MSG_NOSIGNAL);
 		break;
 	case URING_SEND_ZERO_COPY:
-		io_uring_prep_send_zc(sqe, c->h->fd, data, n, MSG_NOSIGNAL, 0);
+		io_uring_prep_send_zc(sqe, c->h->fd, data, n, flags | MSG_NOSIGNAL, 0);
 		break;
 	case URING_RECEIVE:
-		io_uring_prep_recv(sqe, c->h->fd, data, n, 0);
+		io_uring_prep_recv(sqe, c->h->fd, data, n, flags);
 		break;
 	default:
 		io_uring_prep_poll_add(sqe, c->h->fd, (unsigned)n);

@@ -31,6 +31,8 @@ export interface Recorder {
   midway: () => Promise<void>;
   /** Waits until the pair is promoted, where the case itself has made it a candidate. */
   inserted: () => Promise<void>;
+  /** Waits until the pair has left the sockmap, where the case has given reason. */
+  left: () => Promise<void>;
   connection: Connection;
 }
 

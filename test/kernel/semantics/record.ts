@@ -20,6 +20,7 @@ function observable(answer: Answer): string {
 export interface Hooks {
   midway?: () => Promise<void>;
   inserted?: () => Promise<void>;
+  left?: () => Promise<void>;
 }
 
 /** The command or the name of a note, and what came of it. */
@@ -62,6 +63,9 @@ export async function record(test: Case, connection: Connection, hooks: Hooks, l
     },
     inserted: async () => {
       await hooks.inserted?.();
+    },
+    left: async () => {
+      await hooks.left?.();
     },
     connection,
   });

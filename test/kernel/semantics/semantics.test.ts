@@ -90,12 +90,17 @@ describe('semantics', function () {
       midway: async () => {
         if (form !== 'promoted in mid-case') return;
         // What a case did so far may rightly keep the pair from being promoted.
-        const settled = (pair: PairRecord): boolean => pair.control.state === 'inserted' || pair.refusal !== 'none';
-        const pair = await connection.driveUntil(stack, 'promoted or refused', settled, wait);
+        const wanted = test.prevented?.refusal;
+        const settled = (pair: PairRecord): boolean =>
+          pair.control.state === 'inserted' || (wanted !== undefined && pair.refusal === wanted);
+        const pair = await connection.driveUntil(stack, wanted ?? 'promoted', settled, wait);
         refusal = pair.control.state === 'inserted' ? 'none' : pair.refusal;
       },
       inserted: async () => {
-        await connection.inState(stack, 'inserted');
+        if (form === 'from the first byte') await connection.inState(stack, 'inserted');
+      },
+      left: async () => {
+        if (form === 'both directions DIRECT') await connection.inState(stack, 'observed');
       },
     });
     if (form === 'both directions DIRECT' && test.prevented?.demotion !== undefined) {
@@ -154,7 +159,9 @@ describe('semantics', function () {
           equal = judge(test, form, wanted, run);
         }
         if (test.differs !== undefined && this.test !== undefined) {
-          this.test.title += equal ? ' (may differ, but is equal here)' : ` (differs: ${admitted(test.differs.row).because})`;
+          this.test.title += equal
+            ? ' (may differ, but is equal here)'
+            : ` (differs: ${admitted(test.differs.row).because})`;
         }
       });
     }

@@ -1,5 +1,5 @@
 /** Shutdown, close and reset, seen from both ends. */
-import { ALL_EVENTS, arrived, type Case, otherEnd, type Recorder, type Who } from '../case.js';
+import { ALL_EVENTS, arrived, type Case, type Difference, otherEnd, type Recorder, type Who } from '../case.js';
 
 const STATE = `poll 2 ${ALL_EVENTS} 0`;
 
@@ -11,6 +11,16 @@ async function sends(r: Recorder, who: Who): Promise<void> {
   }
   await r[who](STATE);
 }
+
+const AFTER_RESET: Difference = {
+  row: '`send()` after a reset',
+  answers: {
+    'server send 2 10': [/EPIPE.*sigpipe/, /ECONNRESET/],
+    'server write 2 10': [/EPIPE.*sigpipe/, /ECONNRESET/],
+    [`server ${STATE}`]: [/"POLLHUP"\]/, /"POLLHUP","POLLERR"\]/],
+    'server recv 2 20': [/"returned":0/, /ECONNRESET/],
+  },
+};
 
 /** EPIPE and SIGPIPE after what both ends did, the client first. */
 function* pipes(): Generator<Case> {
@@ -39,6 +49,8 @@ function* pipes(): Generator<Case> {
           await r.client('getsockopt 2 SO_ERROR');
           await r.client('shutdown 2 rdwr');
         },
+        // The client's bytes make the server's kernel reset.
+        ...(peer === 'rdwr' && (own === 'nothing' || own === 'rd') && { differs: AFTER_RESET }),
       };
     }
   }
@@ -73,6 +85,61 @@ function* resets(): Generator<Case> {
         },
       };
     }
+  }
+}
+
+/** connect() to AF_UNSPEC ends a connection with a reset and makes the socket new. */
+function* disconnects(): Generator<Case> {
+  for (const unread of [false, true]) {
+    yield {
+      name: `connect() to AF_UNSPEC with ${unread ? 'unread data' : 'everything read'}: nothing old reaches the next peer`,
+      run: async (r) => {
+        const { client, server, port } = r.connection;
+        await r.client('send 2 10');
+        await r.server('recvall 2 10');
+        await r.midway();
+        await r.client('send 2 10');
+        await arrived(r, 'server');
+        if (unread) {
+          // The first may be the fence.
+          for (let i = 0; i < 2; i++) await r.server('send 2 30');
+          await r.settle();
+          await r.client('recv 2 20');
+        }
+        await r.client('disconnect 2');
+        await r.client('state 2');
+        await r.client('recv 2 10');
+        await r.client('send 2 10 MSG_NOSIGNAL');
+        await r.client(STATE);
+        await r.server('poll 2 POLLHUP 5000');
+        await r.server('recv 2 4');
+        await r.server('recv 2 10');
+        await r.server('recv 2 10');
+        await r.client('names 2');
+        r.note('connect', (await client.run(`connect 2 127.0.0.1 ${String(port)}`)).errno);
+        await r.client('poll 2 POLLOUT 5000');
+        await r.server('accept 1 3');
+        await r.server('nonblock 3 1');
+        // Both streams begin anew.
+        await client.do('offset 2 sent=0 received=0');
+        await r.client('recv 2 10');
+        await r.client('send 2 50');
+        await server.do('poll 3 POLLIN 5000');
+        await r.server('recv 3 100');
+        await r.server('send 3 40');
+        await arrived(r, 'client');
+        await r.client('recv 2 100');
+      },
+      differs: {
+        row: '`connect()` to AF_UNSPEC',
+        answers: {
+          // The second such receive, from the new connection, says EAGAIN in any case.
+          'client recv 2 10': [/ECONNRESET/, unread ? /"returned":10|EAGAIN/ : /EAGAIN/],
+          'client send 2 10 MSG_NOSIGNAL': [/EPIPE/, /ECONNRESET/],
+          [`client ${STATE}`]: [/\["POLLOUT","POLLHUP"\]/, /\["(POLLIN",")?POLLOUT","POLLHUP","POLLERR"\]/],
+        },
+      },
+    };
   }
 }
 
@@ -189,40 +256,5 @@ export const CLOSING: readonly Case[] = [
       await r.server('recv 2 10');
     },
   },
-  {
-    name: 'connect() to AF_UNSPEC, then to a server again: nothing old is left',
-    run: async (r) => {
-      const { client, server, port } = r.connection;
-      await r.client('send 2 10');
-      await r.server('recvall 2 10');
-      await r.midway();
-      await r.client('send 2 10');
-      await r.server('send 2 30');
-      await arrived(r, 'client');
-      await arrived(r, 'server');
-      await r.client('disconnect 2');
-      await r.client('state 2');
-      await r.client('recv 2 10');
-      await r.client('send 2 10 MSG_NOSIGNAL');
-      await r.client(STATE);
-      await r.server('poll 2 POLLHUP 5000');
-      await r.server('recv 2 4');
-      await r.server('recv 2 10');
-      await r.server('recv 2 10');
-      await r.client('names 2');
-      r.note('connect', (await client.run(`connect 2 127.0.0.1 ${String(port)}`)).errno);
-      await r.client('poll 2 POLLOUT 5000');
-      await r.server('accept 1 3');
-      await r.server('nonblock 3 1');
-      // Both streams begin anew.
-      await client.do('offset 2 sent=0 received=0');
-      await r.client('recv 2 10');
-      await r.client('send 2 50');
-      await server.do('poll 3 POLLIN 5000');
-      await r.server('recv 3 100');
-      await r.server('send 3 40');
-      await arrived(r, 'client');
-      await r.client('recv 2 100');
-    },
-  },
+  ...disconnects(),
 ];

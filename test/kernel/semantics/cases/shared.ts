@@ -141,7 +141,7 @@ export const SHARED: readonly Case[] = [
   {
     name: 'two threads that block in receives of one socket',
     blocking: true,
-    prevented: { refusal: 'blocking' },
+    prevented: { refusal: 'blocking', demotion: 'reader' },
     run: async (r) => {
       // Both have read: evidence enough.
       for (const tag of ['one', 'two']) {
@@ -157,7 +157,7 @@ export const SHARED: readonly Case[] = [
   {
     name: 'four threads write, two block in receives',
     blocking: true,
-    prevented: { refusal: 'blocking' },
+    prevented: { refusal: 'blocking', demotion: 'reader' },
     run: async (r) => {
       for (const tag of ['one', 'two']) {
         const reader = await r.park('server', tag, 'recv 2 10');
@@ -165,9 +165,7 @@ export const SHARED: readonly Case[] = [
         await reader.finish();
       }
       await r.midway();
-      // Evidence takes effect with the first message after it.
-      await r.client('send 2 10');
-      await r.server('recv 2 10');
+      await r.left();
       await crowd(r, 'wait=block');
     },
   },
