@@ -274,10 +274,19 @@ static void took_truncated(struct call *c, const uint8_t *data, size_t n)
 	pthread_mutex_unlock(&s->lock);
 }
 
+/* Urgent data is no part of the stream; it was the next byte of it when it was sent. */
+static void took_urgent(struct call *c, uint8_t byte)
+{
+	const struct stream *s = c->h->stream;
+
+	put_number(&c->reply, "byte", byte);
+	put_truth(&c->reply, "asSent", byte == pattern_byte(s->key_in, s->in));
+}
+
 static void took(struct call *c, const uint8_t *data, size_t n, int flags)
 {
 	if (flags & MSG_OOB)
-		put_number(&c->reply, "byte", data[0]);
+		took_urgent(c, data[0]);
 	else if (flags & MSG_TRUNC)
 		took_truncated(c, data, n);
 	else
@@ -707,18 +716,25 @@ union option_value {
 	struct linger linger;
 	struct timeval time;
 	char text[64];
+	struct tls12_crypto_info_aes_gcm_128 tls;
 };
 
 static socklen_t option_from(struct call *c, const struct socket_option *o, const char *text,
 			     union option_value *v)
 {
-	int number = o->kind == OPTION_TEXT || !strcmp(text, "off") ? 0 : int_argument(c, 3);
+	int number = o->kind == OPTION_TEXT || o->kind == OPTION_TLS || !strcmp(text, "off")
+			     ? 0
+			     : int_argument(c, 3);
 
 	memset(v, 0, sizeof(*v));
 	switch (o->kind) {
 	case OPTION_TEXT:
 		snprintf(v->text, sizeof(v->text), "%s", text);
 		return (socklen_t)strlen(v->text);
+	case OPTION_TLS: /* a key of zeros will do */
+		v->tls.info.version = TLS_1_2_VERSION;
+		v->tls.info.cipher_type = TLS_CIPHER_AES_GCM_128;
+		return sizeof(v->tls);
 	case OPTION_LINGER:
 		v->linger.l_onoff = strcmp(text, "off") != 0;
 		v->linger.l_linger = number;

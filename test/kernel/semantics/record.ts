@@ -7,7 +7,7 @@ import type { Case, Started, Who } from './case.js';
 /** What may differ between two runs of the same program. */
 const VOLATILE = new Set([
   ...['microseconds', 'maxMicroseconds', 'averageMicroseconds', 'calls', 'again'],
-  ...['where', 'tag', 'port', 'localPort', 'peerPort'],
+  ...['where', 'tag', 'byte', 'port', 'localPort', 'peerPort'],
   // Of the whole connection: what the case did to them is noted by the case.
   ...['bytesSent', 'bytesAcked', 'bytesReceived', 'segmentsIn', 'segmentsOut', 'retransmits', 'unacked', 'stream'],
 ]);
