@@ -59,9 +59,10 @@ build/fixtures/%.bpf.o: test/fixtures/%.bpf.c $(TOOLCHAIN)
 
 define program_recipe
 	@mkdir -p $(@D)
-	$(STEP) 'build: $@' $(CC) $(PROGRAM_FLAGS) -MMD -MP -MF $@.d -MT $@ $< -o $@.new
+	$(STEP) 'build: $@' $(CC) $(PROGRAM_FLAGS) -MMD -MP -MF $@.d -MT $@ $< $(LIBRARIES) -o $@.new
 	@mv $@.new $@
 endef
+build/programs/endpoint: LIBRARIES := -luring
 build/programs/%: test/programs/%.c $(TOOLCHAIN)
 	$(program_recipe)
 build/programs/%: bench/programs/%.c $(TOOLCHAIN)

@@ -11,172 +11,19 @@
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/select.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
-#include "cli.h"
-#include "endpoint_options.h"
-#include "net.h"
-#include "pattern.h"
-#include "reply.h"
+#include "endpoint.h"
 
 #include <linux/errqueue.h>
 #include <linux/sockios.h>
 
-#define HANDLES 4096
-#define ARGUMENTS 16
-#define TASKS 64
-#define CHUNK 65536
-#define SIZE_LIMIT (1ULL << 30)
-#define TIMEOUT_MS 10000
-#define BLANK 0xa5 /* what receive buffers hold before the call */
-
-/* Where the two directions of a connection are; shared by handles that were duplicated. */
-struct stream {
-	pthread_mutex_t lock;
-	uint64_t key_out, key_in;
-	uint64_t out, in;
-	bool verify;
-};
-
-struct handle {
-	bool open;
-	int fd;
-	struct stream *stream;
-};
-
-struct call {
-	int argc;
-	char *argv[ARGUMENTS];
-	struct handle *h;
-	struct reply reply;
-};
-
-enum needs { NO_HANDLE, OPEN_HANDLE, FREE_HANDLE, ANY_HANDLE };
-
-struct command {
-	const char *name;
-	void (*run)(struct call *c);
-	enum needs needs;
-	int arguments; /* at least, after the name */
-};
-
-/* A command that runs in a thread of its own. */
-struct task {
-	bool used;
-	_Atomic pid_t thread_id;
-	char tag[32];
-	char line[512];
-};
-
-static struct handle handles[HANDLES];
-static struct task tasks[TASKS];
-static pthread_mutex_t tasks_lock = PTHREAD_MUTEX_INITIALIZER;
-static int epoll_fd = -1;
-static _Thread_local volatile sig_atomic_t pipe_signals;
-
-/* ---- arguments ---- */
-
-static uint64_t size_argument(struct call *c, int index, uint64_t limit)
-{
-	uint64_t value = 0;
-
-	if (index >= c->argc || !parse_size(c->argv[index], &value) || value > limit) {
-		put_complaint(&c->reply, "a number is missing, wrong or too large");
-		return 0;
-	}
-	return value;
-}
-
-static int int_argument(struct call *c, int index)
-{
-	char *end = NULL;
-	long value = index < c->argc ? strtol(c->argv[index], &end, 0) : 0;
-
-	if (!end || end == c->argv[index] || *end)
-		put_complaint(&c->reply, "a number is missing or wrong");
-	return (int)value;
-}
-
-/* The text of an argument "name=text", or NULL. */
-static const char *keyword(const struct call *c, const char *name)
-{
-	size_t length = strlen(name);
-
-	for (int i = 1; i < c->argc; i++)
-		if (!strncmp(c->argv[i], name, length) && c->argv[i][length] == '=')
-			return c->argv[i] + length + 1;
-	return NULL;
-}
-
-static uint64_t keyword_size(struct call *c, const char *name, uint64_t standard)
-{
-	const char *text = keyword(c, name);
-	uint64_t value = standard;
-
-	if (text && !parse_size(text, &value))
-		put_complaint(&c->reply, "a keyword's number is wrong");
-	return value;
-}
-
-/* All arguments from index on that are no keywords are flags. */
-static int flags_from(struct call *c, int index)
-{
-	int mask = 0;
-
-	for (int i = index; i < c->argc; i++)
-		if (!strchr(c->argv[i], '=') &&
-		    !parse_mask(message_flags, LENGTH(message_flags), c->argv[i], &mask))
-			put_complaint(&c->reply, "unknown flag");
-	return mask;
-}
-
-static int64_t deadline_of(struct call *c)
-{
-	return now_ns() + (int64_t)keyword_size(c, "timeout", TIMEOUT_MS) * 1000000;
-}
-
-static struct handle *handle_argument(struct call *c, int index, enum needs needs)
-{
-	int number = int_argument(c, index);
-
-	if (c->reply.bad)
-		return NULL;
-	if (number < 0 || number >= HANDLES) {
-		put_complaint(&c->reply, "handles are numbers below 4096");
-		return NULL;
-	}
-	if (needs == OPEN_HANDLE && !handles[number].open)
-		put_complaint(&c->reply, "this handle is not open");
-	if (needs == FREE_HANDLE && handles[number].open)
-		put_complaint(&c->reply, "this handle is in use");
-	return c->reply.bad ? NULL : &handles[number];
-}
-
-static void *buffer_of(struct call *c, size_t size)
-{
-	void *buffer = c->reply.bad ? NULL : malloc(size + 1);
-
-	if (!buffer && !c->reply.bad)
-		put_complaint(&c->reply, "out of memory");
-	return buffer;
-}
-
 /* ---- opening ---- */
-
-static void handle_open(struct handle *h, int fd)
-{
-	h->stream = calloc(1, sizeof(*h->stream));
-	if (!h->stream)
-		die("out of memory");
-	pthread_mutex_init(&h->stream->lock, NULL);
-	h->stream->verify = true;
-	h->fd = fd;
-	h->open = true;
-}
 
 /* The connecting end sends stream 1, the accepting end stream 2. */
 static void stream_role(struct handle *h, bool connects)
@@ -259,26 +106,6 @@ static void run_connect(struct call *c)
 	put_number(&c->reply, "port", local_port(c->h->fd));
 }
 
-/* Returns 1 when the event is there, or -1 with errno. */
-static int wait_for(int fd, short events, int64_t deadline)
-{
-	struct pollfd p = {.fd = fd, .events = events};
-
-	for (;;) {
-		int64_t left = (deadline - now_ns() + 999999) / 1000000;
-		int n = poll(&p, 1, left > 0 ? (int)left : 0);
-
-		if (n > 0)
-			return 1;
-		if (n == 0) {
-			errno = ETIMEDOUT;
-			return -1;
-		}
-		if (errno != EINTR)
-			return -1;
-	}
-}
-
 static void run_accept(struct call *c)
 {
 	struct handle *h = handle_argument(c, 2, FREE_HANDLE);
@@ -318,6 +145,37 @@ static void run_close(struct call *c)
 	put_result(&c->reply, close(c->h->fd));
 }
 
+static void run_disconnect(struct call *c)
+{
+	struct sockaddr nobody = {.sa_family = AF_UNSPEC};
+
+	put_result(&c->reply, connect(c->h->fd, &nobody, sizeof(nobody)));
+}
+
+static void put_end(struct call *c, const char *name, const char *port_name,
+		    int (*get)(int, struct sockaddr *, socklen_t *))
+{
+	struct address a = {.length = sizeof(a.storage)};
+	char text[INET6_ADDRSTRLEN] = "?";
+
+	if (get(c->h->fd, &a.any, &a.length)) {
+		put_text(&c->reply, name, errno_name(errno));
+		return;
+	}
+	if (a.any.sa_family == AF_INET)
+		inet_ntop(AF_INET, &a.v4.sin_addr, text, sizeof(text));
+	else
+		inet_ntop(AF_INET6, &a.v6.sin6_addr, text, sizeof(text));
+	put_text(&c->reply, name, text);
+	put_number(&c->reply, port_name, address_port(&a));
+}
+
+static void run_names(struct call *c)
+{
+	put_end(c, "local", "localPort", getsockname);
+	put_end(c, "peer", "peerPort", getpeername);
+}
+
 static void run_shutdown(struct call *c)
 {
 	static const struct name_value how[] = {
@@ -338,61 +196,6 @@ static void run_nonblock(struct call *c)
 	flags = on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK;
 	if (!c->reply.bad)
 		put_result(&c->reply, fcntl(c->h->fd, F_SETFL, flags));
-}
-
-/* ---- the pattern ---- */
-
-static void put_origin(struct reply *r, const struct stream *s, const uint8_t *data, size_t n)
-{
-	uint64_t offset;
-
-	if (pattern_locate(data, n, s->key_in, &offset))
-		reply_raw(r, ",\"from\":%llu", (unsigned long long)offset);
-}
-
-static void put_mismatch(struct reply *r, const struct stream *s, const uint8_t *data, size_t n,
-			 uint64_t offset)
-{
-	r->bad = true;
-	reply_raw(r, ",\"mismatch\":{\"offset\":%llu,\"expected\":%u,\"got\":%u",
-		  (unsigned long long)offset, pattern_byte(s->key_in, offset), data[0]);
-	put_origin(r, s, data, n);
-	reply_raw(r, "}");
-}
-
-/* Compares n bytes that were received now; moves on unless they were only looked at. */
-static bool verify(struct call *c, const uint8_t *data, size_t n, uint64_t ahead, bool advance)
-{
-	struct stream *s = c->h->stream;
-	size_t good = n;
-
-	pthread_mutex_lock(&s->lock);
-	if (s->verify)
-		good = pattern_check(data, n, s->key_in, s->in + ahead);
-	if (good < n)
-		put_mismatch(&c->reply, s, data + good, n - good, s->in + ahead + good);
-	if (advance)
-		s->in += n;
-	pthread_mutex_unlock(&s->lock);
-	return good == n;
-}
-
-static void fill(struct call *c, void *data, size_t n)
-{
-	struct stream *s = c->h->stream;
-
-	pthread_mutex_lock(&s->lock);
-	pattern_fill(data, n, s->key_out, s->out);
-	pthread_mutex_unlock(&s->lock);
-}
-
-static void sent(struct call *c, ssize_t n)
-{
-	struct stream *s = c->h->stream;
-
-	pthread_mutex_lock(&s->lock);
-	s->out += n > 0 ? (uint64_t)n : 0;
-	pthread_mutex_unlock(&s->lock);
 }
 
 static void put_offsets(struct call *c)
@@ -424,12 +227,6 @@ static void run_offset(struct call *c)
 }
 
 /* ---- single sends and receives ---- */
-
-static void put_pipe_signal(struct call *c, int before)
-{
-	if (pipe_signals != before)
-		put_truth(&c->reply, "sigpipe", true);
-}
 
 static void run_send(struct call *c)
 {
@@ -477,10 +274,19 @@ static void took_truncated(struct call *c, const uint8_t *data, size_t n)
 	pthread_mutex_unlock(&s->lock);
 }
 
+/* Urgent data is no part of the stream; it was the next byte of it when it was sent. */
+static void took_urgent(struct call *c, uint8_t byte)
+{
+	const struct stream *s = c->h->stream;
+
+	put_number(&c->reply, "byte", byte);
+	put_truth(&c->reply, "asSent", byte == pattern_byte(s->key_in, s->in));
+}
+
 static void took(struct call *c, const uint8_t *data, size_t n, int flags)
 {
 	if (flags & MSG_OOB)
-		put_number(&c->reply, "byte", data[0]);
+		took_urgent(c, data[0]);
 	else if (flags & MSG_TRUNC)
 		took_truncated(c, data, n);
 	else
@@ -900,6 +706,9 @@ static void run_errqueue(struct call *c)
 	put_truth(&c->reply, "copied", extended.ee_code & SO_EE_CODE_ZEROCOPY_COPIED);
 }
 
+#include "endpoint_messages.h"
+#include "endpoint_uring.h"
+
 /* ---- options and state ---- */
 
 union option_value {
@@ -907,18 +716,25 @@ union option_value {
 	struct linger linger;
 	struct timeval time;
 	char text[64];
+	struct tls12_crypto_info_aes_gcm_128 tls;
 };
 
 static socklen_t option_from(struct call *c, const struct socket_option *o, const char *text,
 			     union option_value *v)
 {
-	int number = o->kind == OPTION_TEXT || !strcmp(text, "off") ? 0 : int_argument(c, 3);
+	int number = o->kind == OPTION_TEXT || o->kind == OPTION_TLS || !strcmp(text, "off")
+			     ? 0
+			     : int_argument(c, 3);
 
 	memset(v, 0, sizeof(*v));
 	switch (o->kind) {
 	case OPTION_TEXT:
 		snprintf(v->text, sizeof(v->text), "%s", text);
 		return (socklen_t)strlen(v->text);
+	case OPTION_TLS: /* a key of zeros will do */
+		v->tls.info.version = TLS_1_2_VERSION;
+		v->tls.info.cipher_type = TLS_CIPHER_AES_GCM_128;
+		return sizeof(v->tls);
 	case OPTION_LINGER:
 		v->linger.l_onoff = strcmp(text, "off") != 0;
 		v->linger.l_linger = number;
@@ -1022,30 +838,59 @@ static void run_poll(struct call *c)
 	put_mask(&c->reply, "revents", poll_events, LENGTH(poll_events), p.revents);
 }
 
+static void run_select(struct call *c)
+{
+	int timeout = int_argument(c, 2), n;
+	struct timeval t = {timeout / 1000, timeout % 1000 * 1000};
+	fd_set in, out, except;
+
+	if (c->h->fd >= FD_SETSIZE)
+		put_complaint(&c->reply, "select() can't have this descriptor");
+	if (c->reply.bad)
+		return;
+	FD_ZERO(&in);
+	FD_SET(c->h->fd, &in);
+	out = except = in;
+	n = select(c->h->fd + 1, &in, &out, &except, &t);
+	put_result(&c->reply, n);
+	put_truth(&c->reply, "readable", n > 0 && FD_ISSET(c->h->fd, &in));
+	put_truth(&c->reply, "writable", n > 0 && FD_ISSET(c->h->fd, &out));
+	put_truth(&c->reply, "exceptional", n > 0 && FD_ISSET(c->h->fd, &except));
+}
+
+static int epoll_set(struct call *c)
+{
+	uint64_t set = keyword_size(c, "set", 0);
+
+	if (set >= EPOLL_SETS)
+		put_complaint(&c->reply, "no such epoll set");
+	return c->reply.bad ? -1 : epoll_fds[set];
+}
+
 static void run_epolladd(struct call *c)
 {
 	struct epoll_event event = {.data.u32 = (uint32_t)(c->h - handles)};
-	int mask = 0, result;
+	int mask = 0, set = epoll_set(c), result;
 
-	if (!parse_mask(epoll_events, LENGTH(epoll_events), c->argv[2], &mask)) {
+	if (!parse_mask(epoll_events, LENGTH(epoll_events), c->argv[2], &mask))
 		put_complaint(&c->reply, "unknown event");
+	if (c->reply.bad)
 		return;
-	}
 	event.events = (uint32_t)mask;
-	result = epoll_ctl(epoll_fd, EPOLL_CTL_ADD, c->h->fd, &event);
+	result = epoll_ctl(set, EPOLL_CTL_ADD, c->h->fd, &event);
 	if (result && errno == EEXIST)
-		result = epoll_ctl(epoll_fd, EPOLL_CTL_MOD, c->h->fd, &event);
+		result = epoll_ctl(set, EPOLL_CTL_MOD, c->h->fd, &event);
 	put_result(&c->reply, result);
 }
 
 static void run_epollwait(struct call *c)
 {
 	struct epoll_event events[64];
-	int timeout = int_argument(c, 1), n;
+	int timeout = int_argument(c, 1), set = epoll_set(c), n;
 
 	if (c->reply.bad)
 		return;
-	n = epoll_wait(epoll_fd, events, LENGTH(events), timeout);
+	n = epoll_wait(set, events, LENGTH(events), timeout);
 	put_result(&c->reply, n);
 	reply_raw(&c->reply, ",\"ready\":[");
 	for (int i = 0; i < n; i++) {
@@ -1057,15 +902,46 @@ static void run_epollwait(struct call *c)
 	reply_raw(&c->reply, "]");
 }
 
+static bool tcp_info_of(const struct call *c, struct tcp_info *info)
+{
+	socklen_t length = sizeof(*info);
+
+	memset(info, 0, sizeof(*info));
+	return !getsockopt(c->h->fd, IPPROTO_TCP, TCP_INFO, info, &length);
+}
+
+/* Whether the peer's kernel has seen all that this end sent, its FIN too. */
+static bool is_settled(const struct call *c)
+{
+	struct tcp_info info;
+	int unseen = 0;
+
+	if (!tcp_info_of(c, &info) || info.tcpi_state == TCPI_CLOSE)
+		return true;
+	return !ioctl(c->h->fd, SIOCOUTQ, &unseen) && !unseen;
+}
+
+static void run_settle(struct call *c)
+{
+	int64_t deadline = deadline_of(c);
+
+	while (!is_settled(c)) {
+		if (now_ns() > deadline) {
+			put_complaint(&c->reply, "what was sent is not acknowledged");
+			return;
+		}
+		pause_us(200); /* no event tells of an ACK */
+	}
+}
+
 static void run_state(struct call *c)
 {
-	struct tcp_info info = {0};
-	socklen_t length = sizeof(info);
-	int result = getsockopt(c->h->fd, IPPROTO_TCP, TCP_INFO, &info, &length);
+	struct tcp_info info;
+	bool known = tcp_info_of(c, &info);
 	unsigned state = info.tcpi_state;
 
-	put_result(&c->reply, result);
-	if (result)
+	put_result(&c->reply, known ? 0 : -1);
+	if (!known)
 		return;
 	put_text(&c->reply, "state", state < LENGTH(tcp_states) ? tcp_states[state] : "?");
 	put_number(&c->reply, "bytesSent", (long long)info.tcpi_bytes_sent);
@@ -1087,6 +963,27 @@ static void on_signal(int number)
 {
 	if (number == SIGPIPE)
 		pipe_signals++;
+	else if (number == SIGURG)
+		urgent_signals++;
+	else if (number == SIGIO)
+		io_signals++;
+}
+
+/* SIGURG and SIGIO of this socket go to this process. */
+static void run_owner(struct call *c)
+{
+	int flags = fcntl(c->h->fd, F_GETFL);
+
+	put_result(&c->reply, fcntl(c->h->fd, F_SETOWN, getpid()));
+	if (!c->reply.bad)
+		put_result(&c->reply, fcntl(c->h->fd, F_SETFL, flags | O_ASYNC));
+}
+
+static void run_signals(struct call *c)
+{
+	put_number(&c->reply, "urgent", urgent_signals);
+	put_number(&c->reply, "io", io_signals);
+	urgent_signals = io_signals = 0;
 }
 
 static void run_sigaction(struct call *c)
@@ -1207,6 +1104,9 @@ static void run_exit(struct call *c)
 /* ---- command lines ---- */
 
 static void run_async(struct call *c);
+static void run_fork(struct call *c);
+static void run_in(struct call *c);
+static void run_pass(struct call *c);
 
 static const struct command commands[] = {
 	{"socket", run_socket, FREE_HANDLE, 2},
@@ -1217,6 +1117,8 @@ static const struct command commands[] = {
 	{"dup", run_dup, OPEN_HANDLE, 2},
 	{"close", run_close, OPEN_HANDLE, 1},
 	{"shutdown", run_shutdown, OPEN_HANDLE, 2},
+	{"disconnect", run_disconnect, OPEN_HANDLE, 1},
+	{"names", run_names, OPEN_HANDLE, 1},
 	{"nonblock", run_nonblock, OPEN_HANDLE, 2},
 	{"key", run_key, OPEN_HANDLE, 3},
 	{"verify", run_verify, OPEN_HANDLE, 2},
@@ -1232,11 +1134,23 @@ static const struct command commands[] = {
 	{"splice", run_splice, OPEN_HANDLE, 2},
 	{"sendfile", run_sendfile, OPEN_HANDLE, 2},
 	{"zcrecv", run_zcrecv, OPEN_HANDLE, 2},
+	{"read", run_read, OPEN_HANDLE, 2},
+	{"write", run_write, OPEN_HANDLE, 2},
+	{"readv", run_readv, OPEN_HANDLE, 3},
+	{"writev", run_writev, OPEN_HANDLE, 3},
+	{"sendmmsg", run_sendmmsg, OPEN_HANDLE, 3},
+	{"recvmmsg", run_recvmmsg, OPEN_HANDLE, 3},
+	{"splicein", run_splicein, OPEN_HANDLE, 2},
+	{"marks", run_marks, OPEN_HANDLE, 4},
+	{"tally", run_tally, OPEN_HANDLE, 1},
+	{"uring", run_uring, OPEN_HANDLE, 3},
 	{"errqueue", run_errqueue, OPEN_HANDLE, 1},
 	{"setsockopt", run_setsockopt, OPEN_HANDLE, 3},
 	{"getsockopt", run_getsockopt, OPEN_HANDLE, 2},
 	{"ioctl", run_ioctl, OPEN_HANDLE, 2},
 	{"poll", run_poll, OPEN_HANDLE, 3},
+	{"select", run_select, OPEN_HANDLE, 2},
+	{"settle", run_settle, OPEN_HANDLE, 1},
 	{"epolladd", run_epolladd, OPEN_HANDLE, 2},
 	{"epollwait", run_epollwait, NO_HANDLE, 1},
 	{"state", run_state, OPEN_HANDLE, 1},
@@ -1244,6 +1158,11 @@ static const struct command commands[] = {
 	{"parked", run_parked, NO_HANDLE, 1},
 	{"signal", run_signal, NO_HANDLE, 2},
 	{"sigaction", run_sigaction, NO_HANDLE, 2},
+	{"owner", run_owner, OPEN_HANDLE, 1},
+	{"signals", run_signals, NO_HANDLE, 0},
+	{"fork", run_fork, NO_HANDLE, 1},
+	{"in", run_in, NO_HANDLE, 2},
+	{"pass", run_pass, OPEN_HANDLE, 3},
 	{"pid", run_pid, NO_HANDLE, 0},
 	{"sleep", run_sleep, NO_HANDLE, 1},
 	{"exit", run_exit, NO_HANDLE, 0},
@@ -1357,6 +1276,10 @@ static void run_async(struct call *c)
 	pthread_detach(thread);
 }
 
+/* ---- child processes ---- */
+
+#include "endpoint_processes.h"
+
 static const char usage[] =
 	"usage: endpoint\n"
 	"Reads commands from stdin, one a line, and answers each with a line of JSON on stdout.\n"
@@ -1371,7 +1294,8 @@ static const char usage[] =
 	"needed)\n"
 	"  accept LISTENER H [timeout=]        dup H NEW\n"
 	"  close H                             shutdown H rd|wr|rdwr\n"
-	"  nonblock H 0|1\n"
+	"  nonblock H 0|1                      disconnect H          (connect() to AF_UNSPEC)\n"
+	"  names H                             addresses and ports of both ends\n"
 	"  send H N [FLAGS]                    one send() of the next N bytes of the stream\n"
 	"  recv H N [FLAGS] [ahead=N]          one recvmsg(), verified; MSG_PEEK does not move on\n"
 	"  sendall H N [FLAGS] [chunk=] [timeout=]\n"
@@ -1383,11 +1307,20 @@ static const char usage[] =
 	"  splice H N [MSG_DONTWAIT]           from the socket through a pipe, verified\n"
 	"  sendfile H N                        from a file in memory\n"
 	"  zcrecv H N                          TCP_ZEROCOPY_RECEIVE\n"
+	"  read H N, write H N                 readv H SEGMENTS SIZE, writev H SEGMENTS SIZE\n"
+	"  recvmmsg H COUNT SIZE [FLAGS]       sendmmsg H COUNT SIZE [FLAGS]\n"
+	"  splicein H N [FLAGS]                from a pipe to the socket\n"
+	"  marks H COUNT SIZE BYTE             sends messages that consist of one byte's "
+	"repetition\n"
+	"  tally H [wait=block]                receives until the end, counts the bytes by value\n"
+	"  uring H send|sendzc|recv|poll N [FLAGS]   the same by io_uring\n"
 	"  errqueue H                          one MSG_ZEROCOPY completion\n"
 	"  setsockopt H NAME VALUE             SO_LINGER: seconds or off; SO_RCVTIMEO: "
 	"milliseconds\n"
 	"  getsockopt H NAME                   ioctl H FIONREAD|SIOCOUTQ|SIOCOUTQNSD|SIOCATMARK\n"
-	"  poll H EVENTS TIMEOUT_MS            epolladd H EVENTS, epollwait TIMEOUT_MS\n"
+	"  poll H EVENTS TIMEOUT_MS            select H TIMEOUT_MS\n"
+	"  epolladd H EVENTS [set=0..3]        epollwait TIMEOUT_MS [set=0..3]\n"
+	"  settle H [timeout=]                 waits until all that was sent is acknowledged\n"
 	"  state H                             TCP_INFO and the stream's offsets\n"
 	"  key H OUT IN                        other streams than the standard ones\n"
 	"  offset H [sent=N] [received=N]      moves in the streams, as after urgent data\n"
@@ -1396,6 +1329,10 @@ static const char usage[] =
 	"  parked TAG [timeout=]               waits until that thread sleeps in its call\n"
 	"  signal TAG NAME                     sends a signal to that thread\n"
 	"  sigaction NAME restart|interrupt|ignore|default\n"
+	"  owner H, signals                    asks for SIGURG and SIGIO; counts them\n"
+	"  fork NAME                           a child process with all handles\n"
+	"  in NAME COMMAND...                  runs there\n"
+	"  pass H NAME NEW                     gives it a socket (SCM_RIGHTS)\n"
 	"  sleep MS, pid, exit [CODE]\n";
 
 int main(int argc, char **argv)
@@ -1409,7 +1346,11 @@ int main(int argc, char **argv)
 	}
 	raise_descriptor_limit();
 	sigaction(SIGPIPE, &action, NULL); /* counted, so that a send can say it caused one */
-	epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	sigaction(SIGURG, &action, NULL);
+	sigaction(SIGIO, &action, NULL);
+	streams_make();
+	for (int i = 0; i < EPOLL_SETS; i++)
+		epoll_fds[i] = epoll_create1(EPOLL_CLOEXEC);
 	while (fgets(line, sizeof(line), stdin)) {
 		struct call c = {.argc = 0};
 

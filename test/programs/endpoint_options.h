@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 
 #include <linux/tcp.h>
+#include <linux/tls.h>
 
 #include "cli.h"
 
@@ -18,6 +19,9 @@
 #endif
 #ifndef SO_ZEROCOPY
 #define SO_ZEROCOPY 60
+#endif
+#ifndef SOL_TLS
+#define SOL_TLS 282
 #endif
 #ifndef IPPROTO_MPTCP
 #define IPPROTO_MPTCP 262
@@ -35,14 +39,18 @@ static const struct name_value poll_events[] = {
 };
 
 static const struct name_value epoll_events[] = {
-	NAMED(EPOLLIN),  NAMED(EPOLLOUT), NAMED(EPOLLPRI),           NAMED(EPOLLRDHUP),
-	NAMED(EPOLLHUP), NAMED(EPOLLERR), {"EPOLLET", (int)EPOLLET}, NAMED(EPOLLONESHOT),
+	NAMED(EPOLLIN),        NAMED(EPOLLOUT), NAMED(EPOLLPRI),           NAMED(EPOLLRDHUP),
+	NAMED(EPOLLHUP),       NAMED(EPOLLERR), {"EPOLLET", (int)EPOLLET}, NAMED(EPOLLONESHOT),
+	NAMED(EPOLLEXCLUSIVE),
 };
 
 static const struct name_value signals[] = {
-	NAMED(SIGUSR1), NAMED(SIGUSR2), NAMED(SIGALRM),  NAMED(SIGHUP),  NAMED(SIGINT),
-	NAMED(SIGTERM), NAMED(SIGCHLD), NAMED(SIGWINCH), NAMED(SIGPIPE),
+	NAMED(SIGUSR1), NAMED(SIGUSR2),  NAMED(SIGALRM), NAMED(SIGHUP),
+	NAMED(SIGINT),  NAMED(SIGTERM),  NAMED(SIGCHLD), NAMED(SIGURG),
+	NAMED(SIGIO),   NAMED(SIGWINCH), NAMED(SIGPIPE),
 };
+
+#define TCPI_CLOSE 7
 
 /* Index: the kernel's TCP state number. */
 static const char *const tcp_states[] = {
@@ -50,7 +58,13 @@ static const char *const tcp_states[] = {
 	"CLOSE", "CLOSE_WAIT",  "LAST_ACK", "LISTEN",   "CLOSING",   "NEW_SYN_RECV",
 };
 
-enum option_kind { OPTION_NUMBER, OPTION_LINGER, OPTION_MILLISECONDS, OPTION_TEXT };
+enum option_kind {
+	OPTION_NUMBER,
+	OPTION_LINGER,
+	OPTION_MILLISECONDS,
+	OPTION_TEXT,
+	OPTION_TLS,
+};
 
 struct socket_option {
 	const char *name;
@@ -66,6 +80,7 @@ static const struct socket_option socket_options[] = {
 	{"SO_RCVTIMEO", SOL_SOCKET, SO_RCVTIMEO, OPTION_MILLISECONDS},
 	{"SO_SNDTIMEO", SOL_SOCKET, SO_SNDTIMEO, OPTION_MILLISECONDS},
 	{"TCP_ULP", IPPROTO_TCP, TCP_ULP, OPTION_TEXT},
+	{"TLS_TX", SOL_TLS, TLS_TX, OPTION_TLS},
 	{"TCP_CONGESTION", IPPROTO_TCP, TCP_CONGESTION, OPTION_TEXT},
 	{"IPV6_V6ONLY", IPPROTO_IPV6, IPV6_V6ONLY, OPTION_NUMBER},
 	{"IP_TRANSPARENT", IPPROTO_IP, IP_TRANSPARENT, OPTION_NUMBER},
