@@ -38,7 +38,7 @@
 #include <unistd.h>
 
 #define MAX_PAIRS 16
-#define WAIT_MS 500
+#define WAIT_MS 2000 /* waited in full only when something is wrong, or the host very busy */
 #define BUFFER_SIZE 65536
 /* What the kernel doubles and keeps as limit of a socket's buffer. */
 #define SOCKET_BUFFER 65536

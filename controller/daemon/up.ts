@@ -20,7 +20,7 @@ import {
   requirePinDir,
   requireRoot,
 } from '../probe/host.js';
-import { type GateFacts, gateFacts, MEANING } from '../probe/findings.js';
+import { type GateFacts, gateFacts, MEANING, TRY_AGAIN } from '../probe/findings.js';
 import { GateError, type GateResult, runGate } from '../probe/gate.js';
 import { requireKernel } from '../probe/kernel.js';
 import type { KernelNames } from '../probe/kernel-version.js';
@@ -308,7 +308,7 @@ async function passGate(
     if (effect === 'refuse' && adopted === undefined) {
       throw new UserError(
         `kernel ${kernel.name} ${status === 'failed' ? 'fails' : 'could not be put to'} the self-test "${id}" (${asks}): ` +
-          `${detail}; nothing was attached, ${remedy}`,
+          `${detail}; nothing was attached, ${status === 'failed' ? remedy : TRY_AGAIN}`,
         EXIT.unsupported,
       );
     }

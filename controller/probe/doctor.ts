@@ -5,7 +5,7 @@ import type { Logger } from 'pino';
 
 import { attachedPrograms, DirectoryLock, NativeError } from '../../addon/index.js';
 import { Datapath } from '../datapath/datapath.js';
-import { MEANING } from './findings.js';
+import { MEANING, TRY_AGAIN } from './findings.js';
 import { GateError, type GateResult, runGate } from './gate.js';
 import { BPF_ROOT, isBpffsDirectory, missingCapabilities, mountedCgroupRoot } from './host.js';
 import { FEATURES, missingFeature } from './kernel.js';
@@ -162,7 +162,8 @@ async function checkGate(options: DoctorOptions): Promise<Check[]> {
       const { effect, consequence, remedy } = MEANING[id];
       if (status === 'ok') return ok(name, detail);
       const forbids = effect === 'refuse' || (effect === 'no-promotion' && status === 'failed');
-      return (forbids ? fail : warn)(name, `${detail}: ${consequence}`, remedy);
+      const help = effect === 'refuse' && status === 'unknown' ? TRY_AGAIN : remedy;
+      return (forbids ? fail : warn)(name, `${detail}: ${consequence}`, help);
     }),
   ];
 }

@@ -28,6 +28,9 @@ interface Meaning {
   readonly remedy: string;
 }
 
+/** For what could not be found out. */
+export const TRY_AGAIN = 'try again when that has changed';
+
 const OTHER_KERNEL = 'boot another kernel, and report this one';
 const fatal = (asks: string): Meaning => ({
   asks,

@@ -51,9 +51,9 @@ export interface GateResult {
 export class GateError extends Error {}
 
 const CGROUP_PREFIX = 'slipstream-gate-';
-const TIMEOUT = 5000;
+const TIMEOUT = 10_000;
 /** How long a pair may take to show up, or leave the sockmap, milliseconds. */
-const PATIENCE = 1000;
+const PATIENCE = 2000;
 const POLL = 1;
 /** The least that a policy can ask for, bytes. */
 const BACKLOG = 64 * 1024;
