@@ -64,7 +64,8 @@ struct talk {
 	uint8_t *in, *out;
 	const char *step;
 	_Atomic int64_t progress;
-	bool slow, thinks, stall_told;
+	int64_t stall_told;
+	bool slow, thinks;
 };
 
 struct target {
@@ -90,7 +91,8 @@ static unsigned told_next;
 static int listener = -1;
 static atomic_bool stopping;
 static atomic_uint next_number;
-static _Atomic uint64_t finished, early, early_unknown, refused, bytes, messages, handled;
+static _Atomic uint64_t finished, early, early_unknown, refused, bytes, messages, handled,
+	no_memory;
 
 /* ---- output: one JSON line at a time, never cut by a signal ---- */
 
@@ -182,11 +184,12 @@ static void print_stats(void)
 
 	begin_line(&old);
 	printf("{\"event\":\"stats\",\"connections\":%llu,\"early\":%llu,\"earlyUnknown\":%llu,"
-	       "\"refused\":%llu,\"bytes\":%llu,\"messages\":%llu,\"signals\":%llu,\"open\":%u",
+	       "\"refused\":%llu,\"bytes\":%llu,\"messages\":%llu,\"signals\":%llu,"
+	       "\"noMemory\":%llu,\"open\":%u",
 	       (unsigned long long)finished, (unsigned long long)early,
 	       (unsigned long long)early_unknown, (unsigned long long)refused,
 	       (unsigned long long)bytes, (unsigned long long)messages, (unsigned long long)handled,
-	       running);
+	       (unsigned long long)no_memory, running);
 	end_line(&old);
 }
 
@@ -345,6 +348,13 @@ static enum result try_send(struct talk *t, uint64_t left, int flags)
 	}
 	if (errno == EAGAIN || errno == EINTR)
 		return FULL;
+	if (errno == ENOMEM) {
+		/* Nothing was taken; whoever started this process knows whether memory was short.
+		 */
+		atomic_fetch_add(&no_memory, 1);
+		usleep(1000);
+		return MOVED;
+	}
 	if (!is_gone(errno))
 		fail_call(t, "send");
 	drain_early(t, "send");
@@ -388,6 +398,12 @@ static bool exchange(struct talk *t, uint64_t by_client, uint64_t by_server)
 
 /* ---- the plan ---- */
 
+static void think(struct talk *t)
+{
+	if (t->side == CLIENT && t->thinks)
+		usleep((useconds_t)prng_below(&t->io, 8000));
+}
+
 static bool ping_pong(struct talk *t, uint64_t rounds, uint64_t cap)
 {
 	t->step = "pingpong";
@@ -396,8 +412,7 @@ static bool ping_pong(struct talk *t, uint64_t rounds, uint64_t cap)
 
 		if (!exchange(t, question, 0) || !exchange(t, 0, answer))
 			return false;
-		if (t->side == CLIENT && t->thinks)
-			usleep((useconds_t)prng_below(&t->io, 4000));
+		think(t);
 	}
 	return true;
 }
@@ -420,6 +435,7 @@ static bool pipelined(struct talk *t, uint64_t rounds, uint64_t cap)
 		}
 		if (t->side == CLIENT && !transfer(t, questions, answers))
 			return false;
+		think(t);
 	}
 	return true;
 }
@@ -554,7 +570,7 @@ static void choose_habits(struct talk *t)
 		     : prng_below(&t->io, 2)                     ? WAIT_POLL
 								 : WAIT_EDGE;
 	t->slow = !prng_below(&t->io, 10);
-	t->thinks = prng_below(&t->io, 3);
+	t->thinks = prng_below(&t->io, 10);
 	if (t->slow)
 		set_flag(t->fd, SOL_SOCKET, SO_RCVBUF, 16384);
 	if (prng_below(&t->io, 4))
@@ -871,9 +887,10 @@ static void look_for_stalls(void)
 {
 	pthread_mutex_lock(&lock);
 	for (struct talk *t = talks; t; t = t->next) {
-		if (t->stall_told || seconds_since(t->progress) < options.idle_timeout)
+		if (seconds_since(t->progress) < options.idle_timeout ||
+		    (t->stall_told && seconds_since(t->stall_told) < options.idle_timeout))
 			continue;
-		t->stall_told = true;
+		t->stall_told = now_ns();
 		print_talk("stall", t);
 	}
 	pthread_mutex_unlock(&lock);
