@@ -739,7 +739,7 @@ static bool choose_target(uint32_t number, struct target *target)
 	pthread_mutex_lock(&lock);
 	while (!target_count && !atomic_load(&stopping))
 		pthread_cond_wait(&changed, &lock);
-	if (!atomic_load(&stopping)) {
+	if (target_count && !atomic_load(&stopping)) {
 		*target = targets[mix64(options.seed + number) % target_count];
 		found = true;
 	}

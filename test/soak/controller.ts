@@ -169,7 +169,13 @@ export class ControllerUnderTest {
   sample(): void {
     const child = this.#child;
     const readyAt = this.#readyAt;
-    if (child === undefined || readyAt === undefined || child.process.exitCode !== null || child.process.signalCode !== null) return;
+    if (
+      child === undefined ||
+      readyAt === undefined ||
+      child.process.exitCode !== null ||
+      child.process.signalCode !== null
+    )
+      return;
     try {
       const status = readFileSync(`/proc/${child.pid}/status`, 'utf8');
       const rss = /^VmRSS:\s+(\d+)/m.exec(status)?.[1];
@@ -198,14 +204,12 @@ export class ControllerUnderTest {
   /** With all connections closed every slot must be free, exactly once, and the sockmap empty. */
   async checkEmpty(): Promise<void> {
     const { pairs } = this.datapath;
-    await eventually(
-      'every slot of the pair table is free',
-      () => pairs.tally().free === pairs.capacity,
-      15_000,
-    ).catch((error: unknown) => {
-      const states = Object.entries(pairs.tally()).filter(([, count]) => count > 0);
-      throw new Error(`slots have leaked: ${JSON.stringify(Object.fromEntries(states))}`, { cause: error });
-    });
+    await eventually('every slot of the pair table is free', () => pairs.tally().free === pairs.capacity, 15_000).catch(
+      (error: unknown) => {
+        const states = Object.entries(pairs.tally()).filter(([, count]) => count > 0);
+        throw new Error(`slots have leaked: ${JSON.stringify(Object.fromEntries(states))}`, { cause: error });
+      },
+    );
     assert.deepEqual(this.datapath.occupiedSlots(), [], 'sockets are left in the sockmap');
     const queue = BpfMap.open(join(this.#sandbox.pinDir, 'free_slots'));
     const slots: number[] = [];

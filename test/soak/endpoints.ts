@@ -86,7 +86,7 @@ export class Endpoints {
   readonly #past: Stats = { ...NO_STATS };
   #nextId = 1;
   #stopping = false;
-  #talks: Line[] | undefined;
+  readonly #listeners = new Set<Line[]>();
 
   constructor(options: EndpointsOptions) {
     this.#options = options;
@@ -147,17 +147,17 @@ export class Endpoints {
     }
   }
 
-  /** Both ends of a connection as their processes see them. */
-  async describe(client: number, number: number): Promise<Line[]> {
-    this.#talks = [];
+  /** Every connection as the processes at its ends see it. */
+  async describe(): Promise<Line[]> {
+    const talks: Line[] = [];
+    this.#listeners.add(talks);
     for (const { child } of this.alive()) child.write('dump');
     // A process that does not answer is part of the picture.
     for (let n = 0; n < 20; n++) {
       await pause(50);
       this.poll();
     }
-    const talks = this.#talks.filter((talk) => talk.client === client && talk.number === number);
-    this.#talks = undefined;
+    this.#listeners.delete(talks);
     return talks;
   }
 
@@ -224,7 +224,7 @@ export class Endpoints {
       const line = JSON.parse(text) as Line;
       if (line.event === 'stats') endpoint.stats = line as unknown as Stats;
       else if (line.event === 'early') this.#judgeEarly(endpoint, line, text);
-      else if (line.event === 'talk') this.#talks?.push(line);
+      else if (line.event === 'talk') for (const talks of this.#listeners) talks.push(line);
       else if (line.event === 'stall') this.#reportStall(endpoint, line, text);
       else if (line.event !== 'listening') {
         this.#options.fail(`${endpoint.role} ${endpoint.id} (${endpoint.place.name}): ${text}`);
@@ -243,8 +243,9 @@ export class Endpoints {
   /** A sender that waits for a slow reader makes no progress of its own; only both ends at rest are a failure. */
   #reportStall(endpoint: Endpoint, line: Line, text: string): void {
     const { role, id, place } = endpoint;
-    void this.describe(line.client ?? 0, line.number ?? 0).then((talks) => {
-      if (talks.some(({ idleSeconds }) => idleSeconds! < STALL_SECONDS / 2)) return;
+    void this.describe().then((all) => {
+      const talks = all.filter(({ client, number }) => client === line.client && number === line.number);
+      if (talks.some(({ idleSeconds = 0 }) => idleSeconds < STALL_SECONDS / 2)) return;
       if (endpoint.killedAt !== undefined || this.all.get(line.peer ?? 0)?.killedAt !== undefined) return;
       const ends = talks.map((talk) => JSON.stringify(talk)).join('\n');
       this.#options.fail(

@@ -45,15 +45,15 @@ export class MemoryLimit {
     if (this.skipped === undefined) this.#write('memory.kmem.tcp.limit_in_bytes', SOCKETS_WIDE);
   }
 
-  /** What sockets hold, against the narrow limit; the kernel does not count how often that is hit. */
-  fill(): number {
-    return this.skipped === undefined ? this.#read('memory.kmem.tcp.usage_in_bytes') / SOCKETS_NARROW : 0;
+  /** Bytes that sockets hold. Beyond the limit the kernel lets them have what it can't refuse. */
+  held(): number {
+    return this.skipped === undefined ? this.#read('memory.kmem.tcp.usage_in_bytes') : 0;
   }
 
   async remove(): Promise<void> {
     if (this.skipped !== undefined) return;
     // Dying processes leave it a moment after their end; the kernel has no event for that.
-    for (const deadline = Date.now() + 5000; ; ) {
+    for (const deadline = Date.now() + 5000; ;) {
       try {
         rmdirSync(this.#dir);
         return;

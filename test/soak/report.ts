@@ -17,7 +17,10 @@ export function table(report: SoakReport): string {
     ['down', `${controller.downs}, ${controller.downsRefused} attempts met unread data and were repeated`],
     ['policies', `${datapath.policyReloads} loaded, ${datapath.policyReloadFailures} refused`],
     ['lone SYNs', `${report.synsSent} in ${report.floods} floods`],
-    ['memory limit', `filled to ${(100 * report.memoryFill).toFixed(0)} %, ${connections.noMemory} sends met ENOMEM`],
+    [
+      'short memory',
+      `sockets held at most ${formatBytes(report.socketMemory)}, ${connections.noMemory} sends met ENOMEM`,
+    ],
     ['passed', reasons(datapath.passed)],
     ['refused', reasons(datapath.refusals)],
     ['demoted', reasons(datapath.demotions)],

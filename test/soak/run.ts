@@ -40,7 +40,9 @@ if (!(options.minutes >= 0.1 && options.minutes <= 10_000)) {
 if (!Number.isSafeInteger(seed) || seed < 0) refuse('soak: --seed takes a whole number from 0 on', 2);
 if (process.geteuid?.() !== 0) refuse('soak: it needs root to attach the datapath: run it with sudo', 1);
 
-console.log(`seed ${seed}, ${options.minutes} minutes; the order of actions follows the seed, the kernel's timing does not`);
+console.log(
+  `seed ${seed}, ${options.minutes} minutes; the order of actions follows the seed, the kernel's timing does not`,
+);
 const report = await soak({ seconds: options.minutes * 60, seed, say: console.log });
 console.log(table(report));
 if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(report, undefined, 2)}\n`);

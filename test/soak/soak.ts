@@ -42,8 +42,8 @@ export interface SoakReport {
   floods: number;
   synsSent: number;
   controller: ControllerUnderTest['counted'];
-  /** The most that sockets held while their memory was limited, as a part of the limit. */
-  memoryFill: number;
+  /** The most that sockets held while their memory was limited, bytes. */
+  socketMemory: number;
   /** Growth of the controller's memory within one process, KiB; null if none lived long enough to tell. */
   rssGrowthKiB: number | null;
   descriptorGrowth: number | null;
@@ -67,9 +67,14 @@ export async function soak(options: SoakOptions): Promise<SoakReport> {
   const memory = new MemoryLimit(`slipstream-soak-${process.pid}`);
   sandbox.undo(() => memory.remove());
   const soaking = new Soak(sandbox, memory, options);
+  const interrupt = (signal: string): void => {
+    soaking.fail(`interrupted by ${signal}`);
+  };
+  process.on('SIGINT', interrupt).on('SIGTERM', interrupt);
   try {
     return await soaking.run();
   } finally {
+    process.off('SIGINT', interrupt).off('SIGTERM', interrupt);
     await soaking.killAll();
     await sandbox.dispose();
   }
@@ -91,7 +96,7 @@ class Soak {
   #floods = 0;
   #synsSent = 0;
   #lastSample = 0;
-  #memoryFill = 0;
+  #socketMemory = 0;
   #narrow = false;
   #noMemory = 0;
 
@@ -123,7 +128,7 @@ class Soak {
         memory.add(pid);
       },
       fail: (reason) => {
-        this.#fail(reason);
+        this.fail(reason);
       },
     });
   }
@@ -153,7 +158,7 @@ class Soak {
       }
       if (this.#failure === null) await this.#finish();
     } catch (error) {
-      this.#fail(error instanceof Error ? `${error.message}${causeOf(error)}` : String(error));
+      this.fail(error instanceof Error ? `${error.message}${causeOf(error)}` : String(error));
     } finally {
       clearInterval(poll);
     }
@@ -316,19 +321,19 @@ class Soak {
     try {
       this.#endpoints.poll();
       const { noMemory } = this.#endpoints.stats();
-      if (this.#narrow) this.#memoryFill = Math.max(this.#memoryFill, this.#memory.fill());
-      else if (noMemory > this.#noMemory) this.#fail(`${noMemory - this.#noMemory} sends met ENOMEM without a limit`);
+      if (this.#narrow) this.#socketMemory = Math.max(this.#socketMemory, this.#memory.held());
+      else if (noMemory > this.#noMemory) this.fail(`${noMemory - this.#noMemory} sends met ENOMEM without a limit`);
       this.#noMemory = noMemory;
       if (Date.now() - this.#lastSample < SAMPLE_MS) return;
       this.#lastSample = Date.now();
       this.#controller.sample();
     } catch (error) {
-      this.#fail(String(error));
+      this.fail(String(error));
     }
   }
 
   /** Only the first failure counts: what comes after it may be its consequence. */
-  #fail(reason: string): void {
+  fail(reason: string): void {
     if (this.#failure !== null) return;
     this.#failure = reason;
     this.#aborted.abort();
@@ -341,7 +346,7 @@ class Soak {
   #start(action: Promise<void>): void {
     const watched = action
       .catch((error: unknown) => {
-        this.#fail(String(error));
+        this.fail(String(error));
       })
       .then(() => {
         this.#background.delete(watched);
@@ -376,7 +381,7 @@ class Soak {
       floods: this.#floods,
       synsSent: this.#synsSent,
       controller: this.#controller.counted,
-      memoryFill: this.#memoryFill,
+      socketMemory: this.#socketMemory,
       rssGrowthKiB: this.#growth((sample) => sample.rssKiB),
       descriptorGrowth: this.#growth((sample) => sample.descriptors),
       slabUnreclaimableKiB: [this.#slabAtStart, slabKiB()],
@@ -386,7 +391,7 @@ class Soak {
 }
 
 function causeOf(error: Error): string {
-  return error.cause === undefined ? '' : ` (${String(error.cause)})`;
+  return error.cause instanceof Error ? ` (${error.cause.message})` : '';
 }
 
 function slabKiB(): number {
