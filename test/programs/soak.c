@@ -33,6 +33,8 @@ enum closing { CLIENT_FIRST, SERVER_FIRST, TOGETHER, HALF_CLOSED_STREAM, PLAIN_C
 #define BUFFER (256u << 10)
 #define STREAM_MAX (2u << 20)
 #define TICK_MS 200
+#define EDGE_MS 2000
+#define LOST_TOLD 3
 #define TARGETS 64
 #define STACK (128u << 10)
 #define HELLO_WORDS 6
@@ -76,7 +78,7 @@ struct target {
 static struct options options = {
 	.seed = 1,
 	.threads = 8,
-	.short_share = 40,
+	.short_share = 30,
 	.blocking_share = 25,
 	.idle_timeout = 20,
 	.bind = "127.0.0.1",
@@ -92,7 +94,7 @@ static int listener = -1;
 static atomic_bool stopping;
 static atomic_uint next_number;
 static _Atomic uint64_t finished, early, early_unknown, refused, bytes, messages, handled,
-	no_memory;
+	no_memory, no_wakeup;
 
 /* ---- output: one JSON line at a time, never cut by a signal ---- */
 
@@ -185,11 +187,11 @@ static void print_stats(void)
 	begin_line(&old);
 	printf("{\"event\":\"stats\",\"connections\":%llu,\"early\":%llu,\"earlyUnknown\":%llu,"
 	       "\"refused\":%llu,\"bytes\":%llu,\"messages\":%llu,\"signals\":%llu,"
-	       "\"noMemory\":%llu,\"open\":%u",
+	       "\"noMemory\":%llu,\"noWakeup\":%llu,\"open\":%u",
 	       (unsigned long long)finished, (unsigned long long)early,
 	       (unsigned long long)early_unknown, (unsigned long long)refused,
 	       (unsigned long long)bytes, (unsigned long long)messages, (unsigned long long)handled,
-	       (unsigned long long)no_memory, running);
+	       (unsigned long long)no_memory, (unsigned long long)no_wakeup, running);
 	end_line(&old);
 }
 
@@ -278,17 +280,29 @@ static ssize_t send_once(struct talk *t, size_t n, int flags)
 	return sendmsg(t->fd, &message, flags | MSG_NOSIGNAL);
 }
 
-static void wait_for(struct talk *t, short events)
+/* Waits for an edge; one that should have come and did not is counted. */
+static void wait_for_edge(struct talk *t, short events)
 {
 	struct pollfd p = {.fd = t->fd, .events = events};
 	struct epoll_event event;
+	int n = epoll_wait(t->epoll, &event, 1, EDGE_MS);
 
-	if (t->waiting == WAIT_EDGE) {
-		if (epoll_wait(t->epoll, &event, 1, -1) < 0 && errno != EINTR)
-			fail_call(t, "epoll_wait");
-	} else if (poll(&p, 1, -1) < 0 && errno != EINTR) {
+	if (n < 0 && errno != EINTR)
+		fail_call(t, "epoll_wait");
+	if (n || poll(&p, 1, 0) <= 0 || epoll_wait(t->epoll, &event, 1, 0))
+		return;
+	if (atomic_fetch_add(&no_wakeup, 1) < LOST_TOLD)
+		print_talk("lost wakeup", t);
+}
+
+static void wait_for(struct talk *t, short events)
+{
+	struct pollfd p = {.fd = t->fd, .events = events};
+
+	if (t->waiting == WAIT_EDGE)
+		wait_for_edge(t, events);
+	else if (poll(&p, 1, -1) < 0 && errno != EINTR)
 		fail_call(t, "poll");
-	}
 }
 
 static bool is_gone(int error)
@@ -1003,7 +1017,7 @@ static const char usage[] =
 	"  --seed S              the same for all (1)\n"
 	"  --bind ADDRESS        of a server (127.0.0.1)\n"
 	"  --threads N           connections of a client at a time (8)\n"
-	"  --short-share P       percentage of connections with an exchange or three (40)\n"
+	"  --short-share P       percentage of connections with an exchange or three (30)\n"
 	"  --blocking-share P    percentage of ends that block in their calls (25)\n"
 	"  --idle-timeout S      report connections without progress for S seconds (20)\n";
 

@@ -36,6 +36,8 @@ export interface Stats {
   signals: number;
   /** Sends refused with ENOMEM. */
   noMemory: number;
+  /** Edges that epoll did not report. */
+  noWakeup: number;
   open: number;
 }
 
@@ -48,6 +50,7 @@ export const NO_STATS: Readonly<Stats> = {
   messages: 0,
   signals: 0,
   noMemory: 0,
+  noWakeup: 0,
   open: 0,
 };
 
@@ -72,6 +75,8 @@ export interface EndpointsOptions {
   threads: number;
   /** Called once for each new process. */
   onStart: (pid: number) => void;
+  /** A socket was ready and epoll had not said so. */
+  lostWakeup: (text: string) => void;
   fail: (reason: string) => void;
 }
 
@@ -226,6 +231,7 @@ export class Endpoints {
       else if (line.event === 'early') this.#judgeEarly(endpoint, line, text);
       else if (line.event === 'talk') for (const talks of this.#listeners) talks.push(line);
       else if (line.event === 'stall') this.#reportStall(endpoint, line, text);
+      else if (line.event === 'lost wakeup') this.#options.lostWakeup(`${endpoint.place.name}: ${text}`);
       else if (line.event !== 'listening') {
         this.#options.fail(`${endpoint.role} ${endpoint.id} (${endpoint.place.name}): ${text}`);
       }

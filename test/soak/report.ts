@@ -19,7 +19,7 @@ export function table(report: SoakReport): string {
     ['lone SYNs', `${report.synsSent} in ${report.floods} floods`],
     [
       'short memory',
-      `sockets held at most ${formatBytes(report.socketMemory)}, ${connections.noMemory} sends met ENOMEM`,
+      `sockets held at most ${formatBytes(report.socketMemory)}, ${connections.noMemory} sends met ENOMEM, ${connections.noWakeup} edges were not reported`,
     ],
     ['passed', reasons(datapath.passed)],
     ['refused', reasons(datapath.refusals)],

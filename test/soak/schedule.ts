@@ -94,11 +94,11 @@ export function* controllerActions(seed: number): Generator<Timed<ControllerActi
 export const FIRST_POLICY = 'version: 1\ndefaults: { blockingReaders: true, promoteAfter: 4 }\n';
 
 export function validPolicy(random: Random): string {
-  const action = random.weighted({ accelerate: 84, tcp: 10, observe: 6 });
-  const blocking = String(random.chance(80));
+  const action = random.weighted({ accelerate: 88, tcp: 8, observe: 4 });
+  const blocking = String(random.chance(88));
   const after = random.pick([2, 3, 4, 8, 16]);
   const backlog = random.pick(['64KiB', '256KiB', '1MiB', '4MiB']);
-  const rules = random.chance(30)
+  const rules = random.chance(20)
     ? `rules:\n  - { name: half, ports: [32768-${random.between(33000, 60000)}], action: ${random.pick(['tcp', 'accelerate'])} }\n`
     : '';
   return `version: 1\ndefaults: { action: ${action}, blockingReaders: ${blocking}, promoteAfter: ${after}, backlog: ${backlog} }\n${rules}`;

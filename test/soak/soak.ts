@@ -127,6 +127,9 @@ class Soak {
       onStart: (pid) => {
         memory.add(pid);
       },
+      lostWakeup: (text) => {
+        if (!this.#narrow) this.fail(`epoll did not report an edge, ${text}`);
+      },
       fail: (reason) => {
         this.fail(reason);
       },
@@ -190,8 +193,8 @@ class Soak {
     ]);
     if (narrowing) this.#memory.widen();
     await Promise.all(this.#background);
-    // What was reported up to now happened under the limit.
-    await this.#wait(500);
+    // What was reported up to now happened under the limit; a lost edge is noticed after 2 s.
+    await this.#wait(narrowing ? 3000 : 0);
     this.#poll();
     this.#narrow = false;
   }
