@@ -253,7 +253,11 @@ export class Endpoints {
       const talks = all.filter(({ client, number }) => client === line.client && number === line.number);
       if (talks.some(({ idleSeconds = 0 }) => idleSeconds < STALL_SECONDS / 2)) return;
       if (endpoint.killedAt !== undefined || this.all.get(line.peer ?? 0)?.killedAt !== undefined) return;
-      const ends = talks.map((talk) => JSON.stringify(talk)).join('\n');
+      // Several processes may have asked at once.
+      const ends = talks
+        .slice(0, 2)
+        .map((talk) => JSON.stringify(talk))
+        .join('\n');
       this.#options.fail(
         `${role} ${id} (${place.name}): no progress for ${STALL_SECONDS} s, ports ${line.port ?? 0} and ` +
           `${line.peerPort ?? 0}\n${text}\nboth ends:\n${ends}`,

@@ -54,6 +54,7 @@ export interface SoakReport {
 const POLL_MS = 100;
 const SAMPLE_MS = 2000;
 const FINISH_MS = 45_000;
+const PULSE_MS = 1000;
 /** A controller's memory is compared with what it was at this age, in seconds, and only after so long again. */
 const WARM_AGE = 8;
 const JUDGED_AGE = 25;
@@ -138,6 +139,7 @@ class Soak {
 
   async run(): Promise<SoakReport> {
     const { seconds, say } = this.#options;
+    const end = Date.now() + seconds * 1000;
     const poll = setInterval(() => {
       this.#poll();
     }, POLL_MS);
@@ -147,13 +149,14 @@ class Soak {
       await this.#endpoints.start();
       let maxPairs = plan[0]!.maxPairs;
       for (const chapter of plan) {
-        if (this.#failure !== null) break;
+        const left = (end - Date.now()) / 1000;
+        if (this.#failure !== null || left <= 0) break;
         if (chapter.maxPairs !== maxPairs) {
           await this.#controller.down(false);
           await this.#controller.up(chapter.maxPairs);
           maxPairs = chapter.maxPairs;
         }
-        await this.#runChapter(chapter);
+        await this.#runChapter({ ...chapter, seconds: Math.min(chapter.seconds, left) });
         const { connections } = this.#endpoints.stats();
         say(
           `${chapter.kind}: ${connections} connections, ${this.#controller.counts().promotions} promotions, ${this.#killCount()} kills so far`,
@@ -181,17 +184,21 @@ class Soak {
   async #runChapter(chapter: Chapter): Promise<void> {
     const until = Date.now() + chapter.seconds * 1000;
     const narrowing = chapter.kind === 'memory' && this.#memory.skipped === undefined;
+    // In pulses: while memory lasts for nobody, sockets in a sockmap wait where TCP always lets one segment go.
     const squeeze = async (): Promise<void> => {
-      if (!narrowing) return;
-      while (Date.now() < until && !this.#memory.narrow()) await this.#wait(20);
-      this.#narrow = true;
+      this.#narrow ||= narrowing;
+      while (narrowing && Date.now() < until && this.#failure === null) {
+        while (Date.now() < until && !this.#memory.narrow()) await this.#wait(20);
+        await this.#wait(PULSE_MS);
+        this.#memory.widen();
+        await this.#wait(PULSE_MS);
+      }
     };
     await Promise.all([
       squeeze(),
       this.#disturbEndpoints(until),
       chapter.kind === 'steady' ? this.#reloadOnly(until) : this.#disturbController(until),
     ]);
-    if (narrowing) this.#memory.widen();
     await Promise.all(this.#background);
     // What was reported up to now happened under the limit; a lost edge is noticed after 2 s.
     await this.#wait(narrowing ? 3000 : 0);
