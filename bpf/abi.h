@@ -80,7 +80,7 @@ enum pass_reason {
 	PASS_NOT_ESTABLISHED, /* either end outside TCP_ESTABLISHED */
 	PASS_ZEROCOPY,        /* sender set SO_ZEROCOPY */
 	PASS_LOW_WATER_MARK,  /* reader set SO_RCVLOWAT above 1 */
-	PASS_MEMORY,          /* TCP memory pressure */
+	PASS_MEMORY,          /* TCP memory pressure, or the reader's memory cgroup is short */
 	PASS_FENCE,           /* first message after insertion */
 	PASS_ORDER,           /* earlier TCP bytes not consumed yet */
 	PASS_ACCOUNTING,      /* bytes consumed by something else than recvmsg */
@@ -135,7 +135,14 @@ enum demotion_reason {
 	DEMOTION_READER,     /* the reader changed its behaviour */
 	DEMOTION_ACCOUNTING, /* the receive accounting no longer adds up */
 	DEMOTION_REQUESTED,  /* down, or a person */
+	DEMOTION_MEMORY,     /* the limit on an end's memory is near */
 	DEMOTION_REASONS,
+};
+
+/* What the iterator sees of a socket in the sockmap. Bits of pair.notice[side]. */
+enum notice {
+	NOTICE_EMPTY = 1 << 0,  /* nothing is in its redirected queue */
+	NOTICE_MEMORY = 1 << 1, /* the limit on its memory is near */
 };
 
 /* Set by the iterator in pair.insert[side]. Negative: -refusal_reason. */
@@ -243,6 +250,7 @@ struct pair {
 	__s32 insert[2];    /* enum insert_result, or -refusal_reason */
 	__u64 drained[2];   /* redirected bytes that this reader consumed */
 	__u32 drain_pass[2]; /* settings.pass at which drained was taken */
+	__u32 notice[2];     /* enum notice, taken with drained */
 
 	struct address address[2] __attribute__((aligned(CACHE_LINE)));
 	struct direction direction[2];

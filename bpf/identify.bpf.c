@@ -254,6 +254,18 @@ struct bpf_stab {
 	struct sock **sks;
 } __attribute__((preserve_access_index));
 
+/* Takes a socket out of the sockmap, if it is there, with what is queued for it. */
+static __always_inline void leave_sockmap(struct bpf_sock_ops *ctx, const struct endpoint *endpoint)
+{
+	const void *holder = NULL;
+	__u32 index = 2 * endpoint->slot + (endpoint->side & 1);
+
+	/* The slot may be a later pair's by now; its index only ever holds one socket. */
+	bpf_probe_read_kernel(&holder, sizeof(holder), VIEW(bpf_stab, &sockets)->sks + index);
+	if (holder == kernel_socket(ctx))
+		bpf_map_delete_elem(&sockets, &index);
+}
+
 /*
  * A socket that was an end of a pair, then disconnected (connect to AF_UNSPEC),
  * connects or listens again. tcp_disconnect empties TCP's queues only: what was
@@ -264,20 +276,35 @@ static __always_inline void start_afresh(struct bpf_sock_ops *ctx)
 {
 	struct endpoint *endpoint;
 	struct bpf_sock *sk = ctx->sk;
-	const void *holder = NULL;
-	__u32 index;
 
 	if (!sk)
 		return;
 	endpoint = bpf_sk_storage_get(&endpoints, sk, NULL, 0);
 	if (!endpoint)
 		return;
-	/* The slot may be a later pair's by now; its index only ever holds one socket. */
-	index = 2 * endpoint->slot + (endpoint->side & 1);
-	bpf_probe_read_kernel(&holder, sizeof(holder), VIEW(bpf_stab, &sockets)->sks + index);
-	if (holder == kernel_socket(ctx))
-		bpf_map_delete_elem(&sockets, &index);
+	leave_sockmap(ctx, endpoint);
 	bpf_sk_storage_delete(&endpoints, sk);
+}
+
+/*
+ * Whether a socket that closed has nothing redirected left that TCP would still
+ * hand out. A reset (sk_err is set) leaves what was received to be read, and
+ * connect to AF_UNSPEC, the only other way from these states, throws it away.
+ */
+static __always_inline bool may_leave(struct bpf_sock_ops *ctx, const struct pair *pair, int side)
+{
+	const struct sock *sk = VIEW(sock, kernel_socket(ctx));
+	const struct tcp_sock *tcp = VIEW(tcp_sock, kernel_socket(ctx));
+	__u32 unread = tcp->rcv_nxt - tcp->copied_seq, before = ctx->args[0];
+	__u64 delivered = tcp->bytes_received - unread;
+
+	if (!sk->sk_err)
+		return before == BPF_TCP_ESTABLISHED || before == BPF_TCP_CLOSE_WAIT;
+	if (!unread && (before == BPF_TCP_CLOSE_WAIT || before == BPF_TCP_LAST_ACK ||
+			before == BPF_TCP_CLOSING))
+		delivered--; /* the FIN, see report_drained */
+	return (__s64)(pair->direction[side ^ 1].redirected_bytes + delivered -
+		       READ_ONCE(pair->reader[side].received_bytes)) <= 0;
 }
 
 /* A socket reached TCP_CLOSE. The last one of a pair returns the slot. */
@@ -300,6 +327,11 @@ static __always_inline void release(struct bpf_sock_ops *ctx)
 	before = __sync_fetch_and_or(&pair->closed, bit);
 	if (before & bit)
 		return;
+	/* The rest of its life is TCP's own: tcp_bpf_sendmsg would report its error
+	 * again and again.
+	 */
+	if (is_in_sockmap(control) && may_leave(ctx, pair, endpoint->side & 1))
+		leave_sockmap(ctx, endpoint);
 	if ((before | bit) == 3 ||
 	    (state_of(control) == STATE_HALF && change_state(pair, control, STATE_CLOSED)))
 		free_pair(pair, endpoint->slot);

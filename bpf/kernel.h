@@ -27,6 +27,8 @@
 #define MSG_WAITALL 0x100
 #define MSG_ERRQUEUE 0x2000
 #define RCV_SHUTDOWN 1
+#define SK_USER_DATA_PSOCK 4ul
+#define SK_USER_DATA_PTRMASK 7ul
 #define SEND_SHUTDOWN 2
 #define ENOMEM 12
 #define EBUSY 16
@@ -74,6 +76,31 @@ struct proto {
 	unsigned long *memory_pressure;
 };
 
+/* Memory cgroups, v1's limit on TCP memory and v2's sign of pressure. */
+typedef struct {
+	long counter;
+} atomic_long_t;
+
+struct page_counter {
+	atomic_long_t usage;
+	unsigned long max;
+	struct page_counter *parent;
+};
+
+struct mem_cgroup {
+	unsigned long socket_pressure; /* jiffies */
+	struct page_counter tcpmem;
+	bool tcpmem_active;
+};
+
+struct list_head {
+	struct list_head *next;
+};
+
+struct sk_psock {
+	struct list_head ingress_msg;
+};
+
 struct bpf_local_storage;
 
 struct sock_common {
@@ -93,6 +120,9 @@ struct sock_common {
 struct sock {
 	struct sock_common __sk_common;
 	int sk_rcvlowat;
+	int sk_err;
+	void *sk_user_data;
+	struct mem_cgroup *sk_memcg;
 	__u8 sk_shutdown;
 	struct proto *sk_prot_creator;
 	struct sock_cgroup_data sk_cgrp_data;

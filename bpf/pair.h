@@ -71,6 +71,50 @@ static __always_inline struct pair *pair_of(const struct endpoint *endpoint, __u
 	return generation_of(*control) == endpoint->generation ? pair : NULL;
 }
 
+/* The memory cgroup of a socket. */
+static __always_inline __u64 memcg_of(const struct sock *sk)
+{
+	if (!bpf_core_type_exists(struct mem_cgroup) || !bpf_core_field_exists(sk->sk_memcg))
+		return 0; /* CONFIG_MEMCG */
+	return (__u64)READ_ONCE(sk->sk_memcg);
+}
+
+#define PAGE_SHIFT 12
+/* Of nested memory cgroups, so many are looked at from the inside. */
+#define MEMCG_LEVELS 8
+
+/*
+ * Would this many bytes more not fit what a memory cgroup allows its sockets?
+ * bpf_tcp_ingress then fails with ENOMEM where TCP waits (mem_cgroup_charge_skmem).
+ * The pointer may be stale: reads through VIEW are safe, and a wrong answer only
+ * sends a message over TCP.
+ */
+static __always_inline bool is_memory_short(__u64 memcg, __u32 size)
+{
+	const struct mem_cgroup *group;
+	const struct page_counter *counter;
+
+	if (!memcg)
+		return false;
+	group = VIEW(mem_cgroup, memcg);
+	if (bpf_core_field_exists(group->socket_pressure) &&
+	    READ_ONCE(group->socket_pressure) > bpf_jiffies64())
+		return true;
+	if (!bpf_core_field_exists(group->tcpmem_active) || !group->tcpmem_active)
+		return false;
+	counter = &group->tcpmem;
+	for (int level = 0; level < MEMCG_LEVELS; level++) {
+		const struct page_counter *view = VIEW(page_counter, counter);
+
+		if ((__u64)view->usage.counter + (size >> PAGE_SHIFT) > view->max)
+			return true;
+		counter = view->parent;
+		if (!counter)
+			break;
+	}
+	return false;
+}
+
 static __always_inline void emit(enum event_type type, __u32 slot, __u32 control, enum side side)
 {
 	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);

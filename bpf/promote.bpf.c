@@ -17,6 +17,11 @@ struct bpf_iter__bpf_sk_storage_map {
 	__bpf_md_ptr(void *, value);
 };
 
+/* With less than this left of its limit a socket stays on TCP, which copes better:
+ * tcp_bpf_sendmsg neither forces the first segment nor wakes edge-triggered writers.
+ */
+#define MEMORY_WANTED (2 * 1024 * 1024)
+
 static __always_inline enum refusal_reason why_not(const struct sock *sk,
 						   const struct reader *reader, __u32 forbidden)
 {
@@ -32,6 +37,8 @@ static __always_inline enum refusal_reason why_not(const struct sock *sk,
 		return REFUSAL_ZEROCOPY;
 	if (sk->sk_rcvlowat > 1)
 		return REFUSAL_LOW_WATER_MARK;
+	if (is_memory_short(memcg_of(sk), MEMORY_WANTED))
+		return REFUSAL_MEMORY;
 	if (READ_ONCE(reader->evidence) & forbidden)
 		return REFUSAL_READER;
 	/* Bytes that left the socket by another way than a counted receive:
@@ -83,6 +90,31 @@ static __always_inline void insert(struct pair *pair, struct sock *sk, __u32 slo
 	pair->insert[side] = reason == REFUSAL_NONE ? INSERT_DONE : -(__s32)reason;
 }
 
+/* Whether the queue that tcp_bpf_recvmsg empties first is empty (struct sk_psock). */
+static __always_inline bool has_empty_queue(const struct sock *sk)
+{
+	__u64 user_data = 0, head, next = 0;
+
+	bpf_probe_read_kernel(&user_data, sizeof(user_data), &sk->sk_user_data);
+	if (!(user_data & SK_USER_DATA_PSOCK))
+		return false;
+	head = (user_data & ~SK_USER_DATA_PTRMASK) +
+	       bpf_core_field_offset(struct sk_psock, ingress_msg);
+	bpf_probe_read_kernel(&next, sizeof(next), (const void *)head);
+	return next == head;
+}
+
+static __always_inline __u32 notice_of(const struct sock *sk)
+{
+	__u32 notice = 0;
+
+	if (has_empty_queue(sk))
+		notice |= NOTICE_EMPTY;
+	if (is_memory_short(memcg_of(sk), MEMORY_WANTED))
+		notice |= NOTICE_MEMORY;
+	return notice;
+}
+
 /*
  * How many redirected bytes the reader of this socket has consumed, never too
  * many: the receives are read before what TCP delivered, and a sample during
@@ -113,6 +145,7 @@ static __always_inline void report_drained(struct pair *pair, const struct sock 
 	    next == copied)
 		delivered--;
 	pair->drained[side] = received - (delivered - (next - copied));
+	pair->notice[side] = notice_of(sk);
 	barrier();
 	pair->drain_pass[side] = iteration;
 }

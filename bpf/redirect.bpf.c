@@ -15,6 +15,7 @@ struct peer_view {
 	__u64 bytes_received;
 	__u32 copied_seq;
 	int low_water_mark;
+	__u64 memcg;
 	__u8 state;
 	__u8 shutdown;
 };
@@ -51,6 +52,7 @@ static __always_inline bool read_peer(struct peer_view *view, __u64 address, __u
 	view->copied_seq = READ_ONCE(tcp->copied_seq);
 	view->bytes_received = READ_ONCE(tcp->bytes_received);
 	view->low_water_mark = READ_ONCE(sk->sk_rcvlowat);
+	view->memcg = memcg_of(sk);
 	view->state = sk->__sk_common.skc_state;
 	view->shutdown = READ_ONCE(sk->sk_shutdown);
 	barrier();
@@ -153,8 +155,12 @@ static __always_inline bool sender_allows(const struct sock *sk, enum pass_reaso
 	return false;
 }
 
+/* What others may charge between our look and the kernel's own charge. */
+#define MEMORY_SLACK (256 * 1024)
+
 /* Invariant 5, the reader's half. */
-static __always_inline bool reader_allows(const struct peer_view *peer, enum pass_reason *reason)
+static __always_inline bool reader_allows(const struct peer_view *peer, __u32 size,
+					  enum pass_reason *reason)
 {
 	if (peer->shutdown & RCV_SHUTDOWN)
 		*reason = PASS_SHUTDOWN;
@@ -162,6 +168,8 @@ static __always_inline bool reader_allows(const struct peer_view *peer, enum pas
 		*reason = PASS_NOT_ESTABLISHED;
 	else if (peer->low_water_mark > 1)
 		*reason = PASS_LOW_WATER_MARK;
+	else if (is_memory_short(peer->memcg, size + MEMORY_SLACK))
+		*reason = PASS_MEMORY;
 	else
 		return true;
 	return false;
@@ -302,7 +310,7 @@ int redirect(struct sk_msg_md *msg)
 	}
 	if (state_of(control) == STATE_LEAVING)
 		return pass_behind(direction, &pair->reader[other], &peer, write_seq, PASS_STATE);
-	if (!sender_allows(sk, &reason) || !reader_allows(&peer, &reason) ||
+	if (!sender_allows(sk, &reason) || !reader_allows(&peer, size, &reason) ||
 	    !queue_allows(direction, &pair->reader[other], &peer, write_seq, size,
 			  pair->backlog_limit,
 			  why_leave(pair, control, own, stream, settings->keepalive), &reason))

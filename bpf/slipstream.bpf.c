@@ -18,6 +18,7 @@ const struct vocabulary {
 	enum insert_result insert;
 	enum event_type event;
 	enum gate_finding gate;
+	enum notice notice;
 	struct event record;
 	struct endpoint endpoint;
 } vocabulary = {};

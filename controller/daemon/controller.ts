@@ -39,6 +39,11 @@ const WATCH_INTERVAL = 5000;
 const STALL_AFTER = 30_000;
 /** Longest pause between two looks at a draining pair, milliseconds. */
 const DRAIN_PAUSE_LIMIT = 50;
+/**
+ * A queue that was seen empty for this long while nothing else changed is empty, whatever the sums say, milliseconds:
+ * bytes that left uncounted (an urgent byte that was skipped, splice), or that the kernel refused after they were counted.
+ */
+const WRITE_OFF_AFTER = 3000;
 const NEVER = 2n ** 63n;
 const NS_PER_MS = 1_000_000n;
 
@@ -66,6 +71,8 @@ interface Draining {
   retryNs: bigint;
   /** True once no sender can still be deciding by the state before LEAVING. */
   settled: boolean;
+  /** Queues that are empty although the sums differ, and since when that is so. */
+  odd?: { sums: string; since: number };
 }
 
 interface InsertedPair {
@@ -459,6 +466,11 @@ export class Controller {
         this.demote(slot, control, 'stream', nanosecondsFromNow(coolDown(pairs.promotions(slot))));
         continue;
       }
+      // TCP copes better with short memory, and outside the sockmap best.
+      if (window.passed > 0 && SIDES.some((side) => pairs.lastPass(slot, side) === 'memory')) {
+        this.demote(slot, control, 'memory', nanosecondsFromNow(coolDown(pairs.promotions(slot))));
+        continue;
+      }
       if (window.redirected + window.passed >= WINDOW_MINIMUM) Object.assign(before, now);
       // Events may be lost: this is what makes up for them.
       const readers = pairs.readers(slot);
@@ -496,7 +508,8 @@ export class Controller {
     const waiting = new Map<string, Waiting>();
     const now = Date.now();
     const stalls = new Set<string>();
-    for (const { slot, control, side, waiting: bytes, consumed } of backlogs(this.#datapath)) {
+    const pass = this.#datapath.runPromote();
+    for (const { slot, control, side, waiting: bytes, consumed } of backlogs(this.#datapath, pass)) {
       const reader = otherSide(side);
       const key = `${pairId(slot, control)}.${String(side)}`;
       const before = this.#waiting.get(key);
@@ -506,13 +519,20 @@ export class Controller {
       stalls.add(`${String(slot)}.${String(reader)}`);
       if (before?.stalled === true) continue;
       pairs.setStalled(slot, reader, nanosecondsFromNow(found.since - now));
+      const uncounted = pairs.notice(slot, reader, pass)?.emptyQueue === true;
       this.#log.warn(
         { ...this.#describeReader(slot, control, reader), bytes, seconds: (now - found.since) / 1000 },
-        'a reader has stalled: redirected data waits for it',
+        uncounted
+          ? 'bytes left a socket uncounted (splice, or an urgent byte that was skipped)'
+          : 'a reader has stalled: redirected data waits for it',
       );
-      this.#learn(slot, control, reader, 'stalled');
+      this.#learn(slot, control, reader, uncounted ? 'uncounted' : 'stalled');
     }
     this.#waiting = waiting;
+    for (const [slot, control] of pairs.slots('inserted')) {
+      if (!SIDES.some((side) => pairs.notice(slot, side, pass)?.shortOfMemory === true)) continue;
+      this.demote(slot, control, 'memory', nanosecondsFromNow(coolDown(pairs.promotions(slot))));
+    }
     for (const [slot] of pairs.slots('inserted', 'draining', 'leaving')) {
       for (const reader of SIDES) {
         if (pairs.stalledNs(slot, reader) === 0n || stalls.has(`${String(slot)}.${String(reader)}`)) continue;
@@ -621,9 +641,7 @@ export class Controller {
       }
       // A side that has closed reads no more, and leaves by itself with its last descriptor.
       const open = SIDES.filter((side) => (pairs.closedSides(slot) & (1 << side)) === 0);
-      const empty = open.every(
-        (reader) => pairs.drained(slot, reader, pass) === pairs.redirectedBytes(slot, otherSide(reader)),
-      );
+      const empty = this.#isEmpty(slot, entry, open, pass);
       if (entry.control.state === 'draining') {
         if (empty) this.#step(slot, entry, 'leaving');
       } else if (!entry.settled) {
@@ -631,13 +649,33 @@ export class Controller {
       } else if (!empty) {
         this.#step(slot, entry, 'draining');
       } else {
-        for (const side of open) this.#datapath.evict(slot, side);
+        for (const side of open) {
+          this.#datapath.evict(slot, side);
+          pairs.setStalled(slot, side, 0n);
+        }
         this.#draining.delete(slot);
         if (open.length === SIDES.length && pairs.change(slot, entry.control, 'observed') !== undefined) {
           pairs.setRetry(slot, entry.retryNs);
         }
       }
     }
+  }
+
+  /** Whether the readers have taken all that was redirected to them. */
+  #isEmpty(slot: number, entry: Draining, open: Side[], pass: number): boolean {
+    const { pairs } = this.#datapath;
+    const sums = open.map((reader) => [
+      pairs.drained(slot, reader, pass),
+      pairs.redirectedBytes(slot, otherSide(reader)),
+    ]);
+    if (sums.every(([taken, redirected]) => taken === redirected)) return true;
+    if (!open.every((reader) => pairs.notice(slot, reader, pass)?.emptyQueue === true)) {
+      delete entry.odd;
+      return false;
+    }
+    const now = Date.now();
+    if (entry.odd?.sums !== String(sums)) entry.odd = { sums: String(sums), since: now };
+    return now - entry.odd.since >= WRITE_OFF_AFTER;
   }
 
   /** Moves a draining pair to the other of its two states. */

@@ -101,6 +101,7 @@ export class PairTable {
   readonly #refusals: string[];
   readonly #demotions: string[];
   readonly #passes: string[];
+  readonly #notices: { EMPTY: number; MEMORY: number };
 
   /** @param memory the mapped values of the map `pairs`. */
   constructor(layout: Layout, memory: ArrayBuffer, capacity: number) {
@@ -128,6 +129,7 @@ export class PairTable {
       insert: two('insert[%]'),
       drained: two('drained[%]'),
       drainPass: two('drain_pass[%]'),
+      notice: two('notice[%]'),
       local: two('address[%].local'),
       remote: two('address[%].remote'),
       localPort: two('address[%].local_port'),
@@ -152,6 +154,8 @@ export class PairTable {
     this.#refusals = layout.labels('refusal_reason');
     this.#demotions = layout.labels('demotion_reason');
     this.#passes = layout.labels('pass_reason');
+    const { NOTICE_EMPTY = 0, NOTICE_MEMORY = 0 } = layout.values('notice');
+    this.#notices = { EMPTY: NOTICE_EMPTY, MEMORY: NOTICE_MEMORY };
   }
 
   control(slot: number): Control {
@@ -276,6 +280,13 @@ export class PairTable {
     return this.#records.get(slot, this.#f.drained[reader]);
   }
 
+  /** What the iterator's run `pass` saw of a socket in the sockmap. */
+  notice(slot: number, side: Side, pass: number): { emptyQueue: boolean; shortOfMemory: boolean } | undefined {
+    if (this.#records.get(slot, this.#f.drainPass[side]) !== pass) return undefined;
+    const bits = this.#records.get(slot, this.#f.notice[side]);
+    return { emptyQueue: (bits & this.#notices.EMPTY) !== 0, shortOfMemory: (bits & this.#notices.MEMORY) !== 0 };
+  }
+
   /** What an inserted pair was last judged by, for comparison: who reads each end, and how. */
   readers(slot: number): string {
     return SIDES.map((side) => {
@@ -293,6 +304,11 @@ export class PairTable {
       descriptor: nudge - 1,
       cookie: this.#records.getBig(slot, this.#f.cookie[reader]),
     };
+  }
+
+  /** Reason of the last message of this direction that passed, whenever that was. */
+  lastPass(slot: number, sender: Side): string | undefined {
+    return this.#passes[this.#records.get(slot, this.#f.lastPass[sender])];
   }
 
   /** Whether TCP bytes of this direction were taken before redirected ones. */
@@ -364,7 +380,7 @@ export class PairTable {
       redirectedMessages: this.redirectedMessages(slot, side),
       passedMessages,
       switches: r.get(slot, f.switches[side]),
-      lastPass: passedMessages === 0 ? undefined : this.#passes[r.get(slot, f.lastPass[side])],
+      lastPass: passedMessages === 0 ? undefined : this.lastPass(slot, side),
       overtaken: this.overtaken(slot, side),
       stalledNs: this.stalledNs(slot, otherSide(side)),
     };

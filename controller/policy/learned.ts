@@ -15,7 +15,7 @@ const learnedProgram = z.strictObject({
   program: z.string().min(1),
   /** Path below the cgroup v2 root. */
   cgroup: z.string().startsWith('/'),
-  cause: z.enum(['stalled', 'overtaken']),
+  cause: z.enum(['stalled', 'uncounted', 'overtaken']),
   /** When, ISO 8601. */
   at: z.string(),
   /** Kernel release it was seen on. */

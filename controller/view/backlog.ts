@@ -13,10 +13,9 @@ export interface Backlog {
   consumed: number;
 }
 
-/** Every direction with a backlog, measured now by a run of the iterator. */
-export function backlogs(datapath: Datapath): Backlog[] {
+/** Every direction with a backlog, as the iterator's run `pass` found it; default: one made now. */
+export function backlogs(datapath: Datapath, pass = datapath.runPromote()): Backlog[] {
   const found: Backlog[] = [];
-  const pass = datapath.runPromote();
   const { pairs } = datapath;
   for (const [slot, control] of pairs.slots('inserted', 'draining', 'leaving')) {
     for (const side of SIDES) {

@@ -14,7 +14,8 @@ import { Layout, Records } from '../../controller/datapath/layout.js';
 import type { PairRecord } from '../../controller/datapath/pair-table.js';
 import { cgroupRoot } from '../../controller/probe/host.js';
 import { Connection, type ConnectionOptions } from './support/endpoint.js';
-import { needsRoot, OBJECT_FILE, Sandbox } from './support/sandbox.js';
+import { MemoryLimit } from './support/memory.js';
+import { needsRoot, OBJECT_FILE, Sandbox, skip } from './support/sandbox.js';
 import { EAGER, eventually, Stack } from './support/stack.js';
 
 const CLIENT = 0;
@@ -536,6 +537,33 @@ describe('invariants', function () {
       }
       await c.pingPong(20, 1000);
       await redirects(c, pair);
+    });
+  });
+
+  describe('5: a limit on memory', () => {
+    let memory: MemoryLimit;
+
+    /** A promoted pair whose sockets are in a memory cgroup of their own. */
+    async function limited(context: Mocha.Context): Promise<{ c: Connection; pair: PairRecord }> {
+      memory = new MemoryLimit(`slipstream-test-${String(process.pid)}`);
+      if (memory.skipped !== undefined) skip(context, memory.skipped);
+      sandbox.undo(() => memory.remove());
+      return promoted({ sockopts: ['TCP_NODELAY 1'], memory });
+    }
+
+    it('a reader whose memory cgroup is short gets its messages over TCP, whose senders wait', async function () {
+      const { c, pair } = await limited(this);
+      assert.ok(memory.narrow());
+      const filled = await c.client.run('fill 2 4096 64M');
+      assert.ok(filled.ok, JSON.stringify(filled));
+      assert.ok((stack.passed()['memory'] ?? 0) > 0, JSON.stringify(stack.passed()));
+      await c.server.do(`recvall 2 ${String(filled.bytes)}`);
+      assert.equal((await c.inState(stack, 'observed')).demotion, 'memory');
+      // Nor does it come back before there is room.
+      await c.driveUntil(stack, 'refused', ({ refusal }) => refusal === 'memory');
+      memory.widen();
+      await c.promote(stack);
+      assert.equal(stack.datapath.pairs.control(pair.slot).state, 'inserted');
     });
   });
 

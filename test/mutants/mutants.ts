@@ -92,6 +92,14 @@ export const MUTANTS: readonly Mutant[] = [
     tests: 'short receives',
   },
   {
+    invariant: 5,
+    name: 'redirects beyond the limit of a memory cgroup',
+    file: REDIRECT,
+    from: 'else if (is_memory_short(',
+    to: 'else if (0 && is_memory_short(',
+    tests: '5: a limit on memory',
+  },
+  {
     invariant: 2,
     name: 'never sends a message over TCP for the timers',
     file: REDIRECT,

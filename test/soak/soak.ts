@@ -11,7 +11,7 @@ import { program, Sandbox } from '../kernel/support/sandbox.js';
 import { joinByVeth } from '../kernel/support/topology.js';
 import { ControllerUnderTest, type Counts, type Sample } from './controller.js';
 import { type Endpoint, Endpoints, type Place, type Stats } from './endpoints.js';
-import { MemoryLimit } from './memory.js';
+import { MemoryLimit } from '../kernel/support/memory.js';
 import {
   type Chapter,
   chapters,

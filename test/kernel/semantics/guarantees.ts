@@ -31,9 +31,10 @@ export function admitted(call: string): Row {
 }
 admitted.rows = rows;
 
-/** Rows about a window of a few instructions, which nothing outside the kernel can hold open. */
+/** Rows about a window of a few instructions, which nothing outside the kernel can hold open, or about short memory, which the soak makes. */
 export const RACES: readonly string[] = [
   '`send()` racing',
   'a thread that has blocked in `recv()` since before promotion',
   '`shutdown(SHUT_WR)` by one thread',
+  "`send()` when a memory cgroup's limit",
 ];

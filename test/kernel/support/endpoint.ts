@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 
 import type { PairRecord } from '../../../controller/datapath/pair-table.js';
+import type { MemoryLimit } from './memory.js';
 import { type Child, program, type Sandbox, type SpawnOptions } from './sandbox.js';
 import { eventually, type Stack } from './stack.js';
 import { netnsInode } from './topology.js';
@@ -74,6 +75,8 @@ export interface ConnectionOptions {
   /** The client's own address and port. */
   bind?: { address: string; port: number };
   blocking?: boolean;
+  /** Both ends' sockets are made in this memory cgroup. */
+  memory?: MemoryLimit;
   client?: SpawnOptions;
   server?: SpawnOptions;
   /** Commands run on handle 2 of both ends before they connect, `NAME VALUE` of setsockopt. */
@@ -102,6 +105,11 @@ export class Connection {
   static async open(sandbox: Sandbox, options: ConnectionOptions = {}): Promise<Connection> {
     const connection = new Connection(sandbox, options);
     const { client, server } = connection;
+    for (const { child } of [client, server]) {
+      // An answer shows that it runs under its own name and in its cgroup.
+      if (options.memory !== undefined) await client.do('pid');
+      options.memory?.add(child.pid);
+    }
     const address = options.address ?? '127.0.0.1';
     const listen = options.listen ?? address;
     const family = (of: string): string => (of.includes(':') ? '6' : '4');

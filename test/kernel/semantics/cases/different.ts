@@ -6,10 +6,11 @@ const LEAVES = 'the first `recv(MSG_WAITALL)`';
 const BLOCKED = 'blocking `recv()` and a signal';
 const BOUNDARY = 'a receive that ends where the redirected queue ends';
 
-const RESET = '`send()` after a reset';
+const RESET = '`send()` after a reset while redirected data waits';
 
 /** TCP reports the reset once. */
 const AFTER_RESET = {
+  'server write 2 20': [/EPIPE.*sigpipe/, /ECONNRESET/],
   'server write 2 10': [/EPIPE.*sigpipe/, /ECONNRESET/],
   'server send 2 10 MSG_NOSIGNAL': [/EPIPE/, /ECONNRESET/],
   'server recv 2 10': [/"returned":0/, /ECONNRESET/],
@@ -319,6 +320,25 @@ export const DIFFERENT: readonly Case[] = [
       await r.midway();
       await r.server('send 2 10');
       await r.client('recvall 2 10');
+      await r.client('setsockopt 2 SO_LINGER 0');
+      await r.client('close 2');
+      await r.server('poll 2 POLLHUP 5000');
+      await r.server('send 2 10');
+      await r.server('write 2 10');
+      await r.server('send 2 10 MSG_NOSIGNAL');
+      await r.server('recv 2 10');
+      await r.server('write 2 20');
+    },
+  },
+  {
+    name: 'sends after a reset, with data that waits',
+    run: async (r) => {
+      await r.midway();
+      await r.server('send 2 10');
+      await r.client('recvall 2 10');
+      // The first may be the fence.
+      for (let i = 0; i < 2; i++) await r.client('send 2 10');
+      await arrived(r, 'server');
       await r.client('setsockopt 2 SO_LINGER 0');
       await r.client('close 2');
       await r.server('poll 2 POLLHUP 5000');
