@@ -18,10 +18,10 @@
         "src/libbpf_log.cc",
         "src/module.cc",
         "src/native_error.cc",
-        "src/nudge.cc",
         "src/pin.cc",
         "src/rcu_barrier.cc",
         "src/ring_buffer.cc",
+        "src/wake_socket.cc",
       ],
       "defines": [
         "NAPI_VERSION=8",

@@ -246,7 +246,7 @@ interface Binding {
   attachedPrograms: (cgroupDir: string, type: 'sock_ops') => { readonly id: number; readonly name: string }[];
   fileSystemType: (path: string) => 'bpf' | 'cgroup2' | 'tmpfs' | 'other';
   mountBpf: (dir: string) => void;
-  nudgeReader: (process: number, descriptor: number, cookie: bigint) => Promise<boolean>;
+  wakeSocket: (process: number, descriptor: number, cookie: bigint) => Promise<boolean>;
   rcuBarrier: (method?: 'auto' | 'map') => Promise<void>;
   kernelBtfHas: (kind: 'struct' | 'func' | 'typedef', name: string) => boolean;
   probeProgramType: (name: string) => boolean;
@@ -293,11 +293,12 @@ export const fileSystemType = native.fileSystemType;
 export const mountBpf = native.mountBpf;
 
 /**
- * Wakes whoever waits for input on a TCP socket of another process, edge-triggered ones, too, if there is input
- * (pidfd_getfd(2), then SO_RCVLOWAT set to what it is: tcp_set_rcvlowat in net/ipv4/tcp.c). Resolves to false, and does
- * nothing, when the descriptor is gone or not the socket with this SO_COOKIE. Needs CAP_SYS_PTRACE over the process.
+ * Wakes whoever waits for a TCP socket of another process, edge-triggered ones, too, if there is input or room for
+ * output: pidfd_getfd(2), then SO_RCVLOWAT and TCP_NOTSENT_LOWAT set to what they are (tcp_set_rcvlowat calls
+ * tcp_data_ready, do_tcp_setsockopt sk_write_space; net/ipv4/tcp.c). Resolves to false, and does nothing, when the
+ * descriptor is gone or not the socket with this SO_COOKIE. Needs CAP_SYS_PTRACE over the process.
  */
-export const nudgeReader = native.nudgeReader;
+export const wakeSocket = native.wakeSocket;
 
 /**
  * Resolves when every BPF program that was running at the call has ended: an RCU grace period, some

@@ -206,12 +206,10 @@ struct reader {
 	__u64 receives;       /* those above 0 */
 	__u64 thread;         /* tgid << 32 | tid of the last reader */
 	__u32 evidence;       /* enum evidence */
-	/* The descriptor it crossed with, plus 1: it is to be woken, see redirect.
-	 * The controller sets it back to 0.
-	 */
-	__u32 nudge;
+	__u32 nudge; /* 1: it is to be woken, see redirect; the controller takes it back */
 	__u64 crossing; /* by the sender: received_bytes where TCP bytes begin; 0: none ahead */
 	char comm[COMM_LENGTH]; /* of its process, as in /proc/PID/comm */
+	__u32 descriptor; /* that it was seen to use, plus 1; 0: unknown */
 } __attribute__((aligned(CACHE_LINE)));
 
 /*
@@ -220,16 +218,16 @@ struct reader {
  */
 struct pair {
 	__u32 control;
-	__u32 closed;          /* bit a side: its socket reached TCP_CLOSE */
-	__u64 key;             /* server ISN << 32 | client ISN */
-	__u64 socket[2];       /* address of struct sock; see invariant 6 */
-	__u64 cookie[2];       /* socket cookies, the identity of the above */
-	__u32 backlog_limit;   /* bytes; set by the controller at approval */
-	__u32 forbidden;       /* evidence that stops redirection; likewise */
-	__u8 hold[2];          /* direction held on TCP by the controller */
-	__u8 reason;           /* enum refusal_reason, last refusal */
-	__u8 demotion;         /* enum demotion_reason, last demotion */
-	__u32 promote_after;   /* turns wanted of this pair; 0: settings.promote_after */
+	__u32 closed; /* bit a side: its socket reached TCP_CLOSE */
+	__u64 key; /* server ISN << 32 | client ISN */
+	__u64 socket[2]; /* address of struct sock; see invariant 6 */
+	__u64 cookie[2]; /* socket cookies, the identity of the above */
+	__u32 backlog_limit; /* bytes; set by the controller at approval */
+	__u32 forbidden; /* evidence that stops redirection; likewise */
+	__u8 hold[2]; /* direction held on TCP by the controller */
+	__u8 reason; /* enum refusal_reason, last refusal */
+	__u8 demotion; /* enum demotion_reason, last demotion */
+	__u32 promote_after; /* turns wanted of this pair; 0: settings.promote_after */
 
 	__u64 created_ns __attribute__((aligned(CACHE_LINE))); /* CLOCK_MONOTONIC */
 	__u64 candidate_ns;
@@ -243,14 +241,14 @@ struct pair {
 
 	/* The observation window: touched by both readers until CANDIDATE. */
 	__u32 last_reader __attribute__((aligned(CACHE_LINE))); /* side + 1 */
-	__u32 turns;      /* changes of the receiving side */
+	__u32 turns; /* changes of the receiving side */
 	__u64 window_receives;
 	__u64 window_bytes;
 	/* Written by the iterator. */
-	__s32 insert[2];    /* enum insert_result, or -refusal_reason */
-	__u64 drained[2];   /* redirected bytes that this reader consumed */
+	__s32 insert[2]; /* enum insert_result, or -refusal_reason */
+	__u64 drained[2]; /* redirected bytes that this reader consumed */
 	__u32 drain_pass[2]; /* settings.pass at which drained was taken */
-	__u32 notice[2];     /* enum notice, taken with drained */
+	__u32 notice[2]; /* enum notice, taken with drained */
 
 	struct address address[2] __attribute__((aligned(CACHE_LINE)));
 	struct direction direction[2];
@@ -267,7 +265,7 @@ struct endpoint {
 
 /* One entry of the direct-mapped table that joins the two handshakes. */
 struct handshake {
-	__u64 key;   /* server ISN << 32 | client ISN */
+	__u64 key; /* server ISN << 32 | client ISN */
 	__u64 claim; /* generation << 32 | (slot + 1); 0: not claimed */
 };
 
@@ -276,16 +274,16 @@ struct handshake {
  * in settings; a bit in neither means that the kernel does it right.
  */
 enum gate_finding {
-	GATE_REDIRECT = 0,  /* a message goes to the peer's queue and arrives */
-	GATE_ORDER,         /* order over the switches redirect, TCP, redirect */
-	GATE_END,           /* what was redirected is read before EOF */
-	GATE_MEMORY,        /* a sender is held when its reader does not read */
-	GATE_REMOVAL,       /* nothing is lost when a pair leaves the sockmap */
-	GATE_FIONREAD,      /* counts both queues */
-	GATE_SPLICE,        /* sees redirected bytes */
-	GATE_SIGNAL,        /* interrupts a blocking receive with EINTR */
-	GATE_KNOWN_BUG,     /* this release has a bug that forbids promotion */
-	GATE_ACCEPTED_BUG,  /* it has one, and a person accepted that */
+	GATE_REDIRECT = 0, /* a message goes to the peer's queue and arrives */
+	GATE_ORDER, /* order over the switches redirect, TCP, redirect */
+	GATE_END, /* what was redirected is read before EOF */
+	GATE_MEMORY, /* a sender is held when its reader does not read */
+	GATE_REMOVAL, /* nothing is lost when a pair leaves the sockmap */
+	GATE_FIONREAD, /* counts both queues */
+	GATE_SPLICE, /* sees redirected bytes */
+	GATE_SIGNAL, /* interrupts a blocking receive with EINTR */
+	GATE_KNOWN_BUG, /* this release has a bug that forbids promotion */
+	GATE_ACCEPTED_BUG, /* it has one, and a person accepted that */
 };
 
 /* Written by the controller, read by the programs. */
@@ -294,17 +292,17 @@ struct settings {
 	__u32 max_pairs;
 	__u32 promote_after; /* turns each way before a pair is a candidate */
 	__u32 message_limit; /* bytes a turn on average that still count as messages */
-	__u32 run_messages;  /* messages in one direction that make a stream */
-	__u32 run_bytes;     /* likewise bytes */
-	__u32 paused;        /* no new pairs, no new candidates */
-	__u32 pass;          /* number of the iterator's present run */
-	__u32 leave;         /* for the controller: `down` takes over */
-	__u32 keepalive;     /* ticks after which a message goes over TCP; 0: never */
+	__u32 run_messages; /* messages in one direction that make a stream */
+	__u32 run_bytes; /* likewise bytes */
+	__u32 paused; /* no new pairs, no new candidates */
+	__u32 pass; /* number of the iterator's present run */
+	__u32 leave; /* for the controller: `down` takes over */
+	__u32 keepalive; /* ticks after which a message goes over TCP; 0: never */
 	__u64 attached_cgroup;
 	__u64 loaded_ns;
 	char version[VERSION_LENGTH]; /* of the project that loaded the programs */
-	__u32 gate_failed;            /* bits of enum gate_finding, for people */
-	__u32 gate_unknown;           /* likewise: could not be found out */
+	__u32 gate_failed; /* bits of enum gate_finding, for people */
+	__u32 gate_unknown; /* likewise: could not be found out */
 };
 
 /* One a CPU; the controller adds them up. */

@@ -43,6 +43,21 @@ static __always_inline bool update_comm(struct reader *reader)
 	return true;
 }
 
+/* The descriptor of the system call under way, if it takes one first: all that
+ * receive do but io_uring_enter(2), whose receives do not rely on edges.
+ */
+static __always_inline __u32 current_descriptor(void)
+{
+	const struct pt_regs *registers =
+		(const struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+
+#ifdef __TARGET_ARCH_arm64
+	return (__u32)BPF_CORE_READ(registers, orig_x0);
+#else
+	return (__u32)BPF_CORE_READ(registers, di);
+#endif
+}
+
 /* An execve(2) changes the name without changing the process: looked at again after
  * so many receives.
  */
@@ -61,26 +76,11 @@ static __always_inline bool note_reader(struct reader *reader, int flags)
 	}
 	if (before != thread)
 		reader->thread = thread;
+	if (before >> 32 == thread >> 32 && reader->receives % COMM_INTERVAL)
+		return news;
+	reader->descriptor = current_descriptor() + 1;
 	/* Processes that share a socket take turns: only another name is news. */
-	if ((before >> 32 != thread >> 32 || reader->receives % COMM_INTERVAL == 0) &&
-	    update_comm(reader))
-		news = true;
-	return news;
-}
-
-/* The descriptor of the system call under way, if it takes one first: all that
- * receive do but io_uring_enter(2), whose receives do not rely on edges.
- */
-static __always_inline __u32 current_descriptor(void)
-{
-	const struct pt_regs *registers =
-		(const struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
-
-#ifdef __TARGET_ARCH_arm64
-	return (__u32)BPF_CORE_READ(registers, orig_x0);
-#else
-	return (__u32)BPF_CORE_READ(registers, di);
-#endif
+	return update_comm(reader) || news;
 }
 
 /* Has this receive taken the last redirected byte that had TCP bytes behind it? */
@@ -91,7 +91,8 @@ static __always_inline bool has_crossed(struct reader *reader)
 	if (!crossing || READ_ONCE(reader->received_bytes) < crossing)
 		return false;
 	reader->crossing = 0;
-	reader->nudge = current_descriptor() + 1;
+	reader->descriptor = current_descriptor() + 1;
+	reader->nudge = 1;
 	return true;
 }
 

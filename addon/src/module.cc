@@ -12,9 +12,9 @@
 #include "filesystem.h"
 #include "kernel.h"
 #include "libbpf_log.h"
-#include "nudge.h"
 #include "rcu_barrier.h"
 #include "ring_buffer.h"
+#include "wake_socket.h"
 
 namespace {
 
@@ -46,7 +46,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports["attachedPrograms"] = Napi::Function::New<AttachedPrograms>(env, "attachedPrograms");
   exports["fileSystemType"] = Napi::Function::New<FileSystemType>(env, "fileSystemType");
   exports["mountBpf"] = Napi::Function::New<MountBpf>(env, "mountBpf");
-  exports["nudgeReader"] = Napi::Function::New<NudgeReader>(env, "nudgeReader");
+  exports["wakeSocket"] = Napi::Function::New<WakeSocket>(env, "wakeSocket");
   exports["rcuBarrier"] = Napi::Function::New<RcuBarrier>(env, "rcuBarrier");
   exports["kernelBtfHas"] = Napi::Function::New<KernelBtfHas>(env, "kernelBtfHas");
   exports["probeProgramType"] = Napi::Function::New<ProbeProgramType>(env, "probeProgramType");

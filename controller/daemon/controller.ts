@@ -8,7 +8,7 @@ import { release } from 'node:os';
 
 import type { Logger } from 'pino';
 
-import { nudgeReader, RingBuffer, rcuBarrier } from '../../addon/index.js';
+import { RingBuffer, rcuBarrier, wakeSocket } from '../../addon/index.js';
 import type { CgroupNames } from '../datapath/cgroups.js';
 import type { Datapath } from '../datapath/datapath.js';
 import { type Control, otherSide, type PairRecord, SIDES, type Side } from '../datapath/pair-table.js';
@@ -333,18 +333,24 @@ export class Controller {
    */
   #nudge(slot: number, control: Control): void {
     for (const reader of SIDES) {
-      const wanted = this.#datapath.pairs.takeNudge(slot, reader);
-      if (wanted === undefined || wanted.pid === 0) continue;
-      const pair = pairId(slot, control);
-      nudgeReader(wanted.pid, wanted.descriptor, wanted.cookie).then(
-        (done) => {
-          this.#log.debug({ pair, ...wanted, cookie: String(wanted.cookie), done }, 'reader woken');
-        },
-        (error: unknown) => {
-          this.#log.warn({ pair, pid: wanted.pid, error: String(error) }, 'a reader could not be woken');
-        },
-      );
+      if (this.#datapath.pairs.takeNudge(slot, reader)) this.#wake(slot, control, reader);
     }
+  }
+
+  /** Has the kernel signal again what a socket is ready for. */
+  #wake(slot: number, control: Control, side: Side): void {
+    const holder = this.#datapath.pairs.holder(slot, side);
+    if (holder === undefined) return;
+    const { pid, descriptor, cookie } = holder;
+    const pair = pairId(slot, control);
+    wakeSocket(pid, descriptor, cookie).then(
+      (done) => {
+        this.#log.debug({ pair, pid, descriptor, done }, 'woken');
+      },
+      (error: unknown) => {
+        this.#log.warn({ pair, pid, error: String(error) }, 'a process could not be woken');
+      },
+    );
   }
 
   #refuse(slot: number, control: Control, reason: string, retry: Retry): void {
@@ -652,6 +658,8 @@ export class Controller {
         for (const side of open) {
           this.#datapath.evict(slot, side);
           pairs.setStalled(slot, side, 0n);
+          // tcp_bpf_sendmsg that finds no memory says EAGAIN and leaves edge-triggered writers without an edge.
+          if (pairs.read(slot, entry.control)?.demotion === 'memory') this.#wake(slot, entry.control, side);
         }
         this.#draining.delete(slot);
         if (open.length === SIDES.length && pairs.change(slot, entry.control, 'observed') !== undefined) {

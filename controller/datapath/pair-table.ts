@@ -86,6 +86,14 @@ export interface PairRecord {
   readonly directions: readonly [Direction, Direction];
 }
 
+/** A process with a descriptor of a socket; both may be out of date, which the cookie tells. */
+export interface SocketHolder {
+  pid: number;
+  descriptor: number;
+  /** SO_COOKIE of the socket. */
+  cookie: bigint;
+}
+
 /** Result of the iterator's attempt to insert one socket. */
 export type InsertResult = { kind: 'pending' } | { kind: 'done' } | { kind: 'refused'; reason: string };
 
@@ -149,6 +157,7 @@ export class PairTable {
       evidence: two('reader[%].evidence'),
       comm: two('reader[%].comm'),
       nudge: two('reader[%].nudge'),
+      descriptor: two('reader[%].descriptor'),
       cookie: two('cookie[%]'),
     };
     this.#refusals = layout.labels('refusal_reason');
@@ -295,15 +304,17 @@ export class PairTable {
     }).join('\n');
   }
 
-  /** A reader to be woken, and how to find its socket; undefined if it needs nothing. Asks for each only once. */
-  takeNudge(slot: number, reader: Side): { pid: number; descriptor: number; cookie: bigint } | undefined {
-    const nudge = this.#records.get(slot, this.#f.nudge[reader]);
-    if (nudge === 0 || !this.#records.exchange(slot, this.#f.nudge[reader], nudge, 0)) return undefined;
-    return {
-      pid: Number(this.#records.getBig(slot, this.#f.thread[reader]) >> 32n),
-      descriptor: nudge - 1,
-      cookie: this.#records.getBig(slot, this.#f.cookie[reader]),
-    };
+  /** Whether a reader is to be woken; says so once. */
+  takeNudge(slot: number, reader: Side): boolean {
+    return this.#records.exchange(slot, this.#f.nudge[reader], 1, 0);
+  }
+
+  /** Where a socket was last seen in use; undefined if nobody has received from it yet. */
+  holder(slot: number, side: Side): SocketHolder | undefined {
+    const descriptor = this.#records.get(slot, this.#f.descriptor[side]);
+    const pid = Number(this.#records.getBig(slot, this.#f.thread[side]) >> 32n);
+    if (descriptor === 0 || pid === 0) return undefined;
+    return { pid, descriptor: descriptor - 1, cookie: this.#records.getBig(slot, this.#f.cookie[side]) };
   }
 
   /** Reason of the last message of this direction that passed, whenever that was. */

@@ -9,7 +9,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, createConnection, createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 
-import { BpfMap, BpfObject } from '../../addon/index.js';
+import { BpfMap, BpfObject, wakeSocket } from '../../addon/index.js';
 import { Layout, Records } from '../../controller/datapath/layout.js';
 import type { PairRecord } from '../../controller/datapath/pair-table.js';
 import { cgroupRoot } from '../../controller/probe/host.js';
@@ -375,6 +375,19 @@ describe('invariants', function () {
       assert.equal((await c.server.do('recv 2 1000')).returned, 100, 'one queue a receive');
       assert.equal((await c.server.do('epollwait 5000')).returned, 1, 'not woken');
       assert.equal((await c.server.do('recv 2 1000')).returned, 100);
+    });
+
+    it('a socket is found again and woken in another process, both ways, and no other socket is', async () => {
+      const { c, pair } = await promoted({ sockopts: ['TCP_NODELAY 1'] });
+      await c.client.do('epolladd 2 EPOLLIN|EPOLLOUT|EPOLLET');
+      assert.equal((await c.client.do('epollwait 5000')).returned, 1);
+      assert.equal((await c.client.do('epollwait 0')).returned, 0);
+      const holder = stack.datapath.pairs.holder(pair.slot, CLIENT);
+      assert.equal(holder?.pid, c.client.child.pid);
+      assert.equal(await wakeSocket(holder.pid, holder.descriptor, holder.cookie + 1n), false);
+      assert.equal((await c.client.do('epollwait 0')).returned, 0);
+      assert.equal(await wakeSocket(holder.pid, holder.descriptor, holder.cookie), true);
+      assert.equal((await c.client.do('epollwait 5000')).returned, 1, 'room for output is not signalled');
     });
 
     it('a reader that peeks is not promoted', async () => {

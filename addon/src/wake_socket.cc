@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-// Waking the reader of a socket that another process owns.
-#include "nudge.h"
+// Waking whoever waits for a socket of another process.
+#include "wake_socket.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -15,14 +17,21 @@
 namespace {
 
 template <typename Value>
-int GetOption(int socket, int name, Value* value) {
+int GetOption(int socket, int level, int name, Value* value) {
   socklen_t size = sizeof *value;
-  return getsockopt(socket, SOL_SOCKET, name, value, &size);
+  return getsockopt(socket, level, name, value, &size);
 }
 
-class Nudge : public Napi::AsyncWorker {
+// Sets an option to what it is.
+bool SetAgain(int socket, int level, int name) {
+  int value = 0;
+  return GetOption(socket, level, name, &value) == 0 &&
+         setsockopt(socket, level, name, &value, sizeof value) == 0;
+}
+
+class Waker : public Napi::AsyncWorker {
  public:
-  Nudge(Napi::Env env, pid_t process, int descriptor, uint64_t cookie)
+  Waker(Napi::Env env, pid_t process, int descriptor, uint64_t cookie)
       : AsyncWorker(env),
         promise_(Napi::Promise::Deferred::New(env)),
         process_(process),
@@ -41,14 +50,11 @@ class Nudge : public Napi::AsyncWorker {
         static_cast<int>(syscall(SYS_pidfd_getfd, process.Get(), descriptor_, 0)));
     if (!socket) return Fail("pidfd_getfd");
     uint64_t cookie = 0;
-    int low_water_mark = 0;
-    if (GetOption(socket.Get(), SO_COOKIE, &cookie) != 0 || cookie != cookie_) return;
-    if (GetOption(socket.Get(), SO_RCVLOWAT, &low_water_mark) != 0) return Fail("getsockopt");
-    // tcp_set_rcvlowat calls tcp_data_ready, whatever the value was before.
-    if (setsockopt(socket.Get(), SOL_SOCKET, SO_RCVLOWAT, &low_water_mark, sizeof low_water_mark) !=
-        0) {
-      return Fail("setsockopt");
-    }
+    if (GetOption(socket.Get(), SOL_SOCKET, SO_COOKIE, &cookie) != 0 || cookie != cookie_) return;
+    // tcp_set_rcvlowat calls tcp_data_ready, do_tcp_setsockopt sk_write_space, whatever the values
+    // were before.
+    if (!SetAgain(socket.Get(), SOL_SOCKET, SO_RCVLOWAT)) return Fail("SO_RCVLOWAT");
+    if (!SetAgain(socket.Get(), IPPROTO_TCP, TCP_NOTSENT_LOWAT)) return Fail("TCP_NOTSENT_LOWAT");
     done_ = true;
   }
 
@@ -81,15 +87,15 @@ class Nudge : public Napi::AsyncWorker {
 
 }  // namespace
 
-Napi::Value NudgeReader(const Napi::CallbackInfo& info) {
+Napi::Value WakeSocket(const Napi::CallbackInfo& info) {
   const uint32_t process = Uint32Argument(info, 0, "process", 1);
   const uint32_t descriptor = Uint32Argument(info, 1, "descriptor");
   if (!info[2].IsBigInt()) throw Napi::TypeError::New(info.Env(), "cookie must be a bigint");
   bool lossless = false;
   const uint64_t cookie = info[2].As<Napi::BigInt>().Uint64Value(&lossless);
-  auto* nudge = new Nudge(info.Env(), static_cast<pid_t>(process), static_cast<int>(descriptor),
+  auto* waker = new Waker(info.Env(), static_cast<pid_t>(process), static_cast<int>(descriptor),
                           cookie);  // deletes itself
-  const Napi::Promise promise = nudge->Promise();
-  nudge->Queue();
+  const Napi::Promise promise = waker->Promise();
+  waker->Queue();
   return promise;
 }
