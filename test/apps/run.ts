@@ -6,8 +6,9 @@ import { type Form, Place, type Work } from './place.js';
 import { count, differing, type Outcomes, outcomeOf, type Suite, Unavailable } from './suite.js';
 import { cpython } from './suites/cpython.js';
 import { go } from './suites/go.js';
+import { servers } from './suites/servers.js';
 
-const suites: Suite[] = [...cpython, ...go];
+const suites: Suite[] = [...cpython, ...go, ...servers];
 
 interface Run {
   outcomes: Outcomes;
@@ -101,7 +102,9 @@ async function runSuite(suite: Suite): Promise<void> {
       say(`  skipped ${suite.name}: ${error.message}`);
     } else {
       totals.failed++;
-      say(`  FAILED ${suite.name}: ${indented(error instanceof Error ? (error.stack ?? error.message) : String(error))}`);
+      say(
+        `  FAILED ${suite.name}: ${indented(error instanceof Error ? (error.stack ?? error.message) : String(error))}`,
+      );
     }
   } finally {
     suite.finish?.();

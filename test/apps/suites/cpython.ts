@@ -87,6 +87,9 @@ function suite(module: string, forms: Suite['forms']): Suite {
 export const cpython: Suite[] = [
   suite('test_socket', { accelerated: '', blocking: '' }),
   suite('test_asyncio', { accelerated: '' }),
-  suite('test_ssl', { accelerated: '', blocking: '' }),
-  suite('test_httpservers', { accelerated: '', blocking: '' }),
+  suite('test_ssl', { accelerated: 'its servers block in recv()', blocking: '' }),
+  suite('test_httpservers', {
+    accelerated: 'its servers block in recv()',
+    blocking: 'each of its connections carries a request or two',
+  }),
 ];
