@@ -38,6 +38,8 @@ export interface RunOptions {
 export class Hung extends Error {}
 
 export class Place {
+  static readonly #open = new Set<Place>();
+
   readonly form: Form;
   readonly #sandbox: Sandbox;
   readonly #cgroup: string;
@@ -55,11 +57,17 @@ export class Place {
 
   static async open(name: string, form: Form): Promise<Place> {
     const place = new Place(name, form);
+    Place.#open.add(place);
     if (form !== 'plain') {
       const policy = place.file('policy.yaml', POLICIES[form]);
       place.#daemon = await Daemon.start(place.#sandbox, ['--policy', policy]);
     }
     return place;
+  }
+
+  /** For an end before its time: closes what is open. */
+  static async closeAll(): Promise<void> {
+    for (const place of Place.#open) await place.close();
   }
 
   /** Directory for whatever the suite writes; gone afterwards. */
@@ -154,6 +162,7 @@ export class Place {
   }
 
   async close(): Promise<void> {
+    if (!Place.#open.delete(this)) return;
     // All at once: what forked holds the pipes of its parent.
     this.kill();
     await this.#daemon?.stop('SIGINT');

@@ -23,8 +23,8 @@ async function runOnce(place: Place, names: string[], outcomes: Outcomes): Promi
     env: { LANG: 'C.UTF-8', LC_ALL: 'C.UTF-8', SSL_CERT_FILE: '', SSL_CERT_DIR: '', PYTHONPATH: '' },
   });
   child.process.stdin.end(JSON.stringify({ run: names, leave: [...outcomes.keys()] }));
-  let ended = false;
-  void child.exited().then(() => (ended = true));
+  const process = { ended: false };
+  void child.exited().then(() => (process.ended = true));
   let taken = 0;
   let running = '';
   let last = Date.now();
@@ -43,7 +43,7 @@ async function runOnce(place: Place, names: string[], outcomes: Outcomes): Promi
     return false;
   };
   for (;;) {
-    const done = ended;
+    const done = process.ended;
     if (take()) {
       // Threads that tests left behind don't hold us up.
       place.kill();

@@ -59,7 +59,8 @@ function scenario(
     ours: true,
     ...options,
     async run(place, only): Promise<Outcomes> {
-      return carryOut(await steps(place), only);
+      const ready = await place.within(90, `${name}: its servers`, steps(place));
+      return carryOut(place, ready, only);
     },
   };
 }
@@ -182,8 +183,14 @@ const postgresql = scenario(
   },
 );
 
+/** Scenarios of a program under its own name, and under one that the list of unsafe programs does not know. */
+interface Renamed extends Pick<Suite, 'forms'>, Partial<Suite> {
+  /** How long it waits for its other side. */
+  patience: string;
+}
+
 /** A web server of nginx, and one that passes everything on to it. */
-function nginx(name: string, binary: string, suite: Pick<Suite, 'forms'> & Partial<Suite>): Suite {
+function nginx(name: string, binary: string, { patience, ...suite }: Renamed): Suite {
   return scenario(name, { prepare: programs('/usr/sbin/nginx'), ...suite }, async (place) => {
     const program = place.path(binary);
     copyFileSync('/usr/sbin/nginx', program);
@@ -209,21 +216,21 @@ function nginx(name: string, binary: string, suite: Pick<Suite, 'forms'> & Parti
     };
     const www = `root ${place.path(`nginx-${PORT}`)}/www; sendfile on; tcp_nopush on; dav_methods PUT DELETE;`;
     await serve(PORT, www);
-    const pass = 'proxy_pass http://behind; proxy_http_version 1.1; proxy_set_header Connection "";';
+    const pass = `proxy_pass http://behind; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_read_timeout ${patience};`;
     const upstream = `upstream behind { server 127.0.0.1:${PORT}; keepalive 16; }`;
     await serve(PORT + 1, pass, upstream);
     await serve(PORT + 2, `${pass} proxy_buffering off; proxy_request_buffering off;`, upstream);
     const ask = (port: number, what: string, rounds: string) => () =>
       ours(place, 'http-client.ts', `http://127.0.0.1:${port}`, what, rounds);
     return {
-      'files of 1 B to 8 MiB': ask(PORT, 'get', '4'),
-      'PUT and GET': ask(PORT, 'store', '2'),
+      'files of 1 B to 8 MiB': ask(PORT, 'get', '2'),
+      'PUT and GET': ask(PORT, 'store', '1'),
       curl: () => curl(place, `http://127.0.0.1:${PORT}`),
-      'proxied files': ask(PORT + 1, 'get', '4'),
-      'proxied PUT and GET': ask(PORT + 1, 'store', '2'),
+      'proxied files': ask(PORT + 1, 'get', '2'),
+      'proxied PUT and GET': ask(PORT + 1, 'store', '1'),
       'proxied curl': () => curl(place, `http://127.0.0.1:${PORT + 1}`),
-      'proxied files, unbuffered': ask(PORT + 2, 'get', '4'),
-      'proxied PUT and GET, unbuffered': ask(PORT + 2, 'store', '2'),
+      'proxied files, unbuffered': ask(PORT + 2, 'get', '2'),
+      'proxied PUT and GET, unbuffered': ask(PORT + 2, 'store', '1'),
     };
   });
 }
@@ -246,7 +253,7 @@ async function curl(place: Place, url: string): Promise<void> {
 }
 
 /** haproxy with splice-auto in front of Redis (tcp) and of a web server (http). */
-function haproxy(name: string, binary: string, suite: Pick<Suite, 'forms'> & Partial<Suite>): Suite {
+function haproxy(name: string, binary: string, { patience, ...suite }: Renamed): Suite {
   return scenario(name, { prepare: programs('/usr/sbin/haproxy'), ...suite }, async (place) => {
     const program = place.path(binary);
     copyFileSync('/usr/sbin/haproxy', program);
@@ -262,8 +269,8 @@ global
   maxconn 500
 defaults
   timeout connect 10s
-  timeout client 60s
-  timeout server 60s
+  timeout client ${patience}
+  timeout server ${patience}
   option splice-auto
   option splice-request
   option splice-response
@@ -285,8 +292,8 @@ listen http
       'tcp: pipeline': () => ours(place, 'redis-client.ts', tcp, 'pipeline'),
       'tcp: publish and subscribe': () => ours(place, 'redis-client.ts', tcp, 'pubsub'),
       'tcp: redis-benchmark': redisBenchmark(place, PORT + 2, '-n', '20000', '-d', '1024', '-t', 'set,get'),
-      'http: answers of 1 B to 8 MiB': () => ours(place, 'http-client.ts', url, 'get', '4'),
-      'http: PUT': () => ours(place, 'http-client.ts', url, 'put', '2'),
+      'http: answers of 1 B to 8 MiB': () => ours(place, 'http-client.ts', url, 'get', '2'),
+      'http: PUT': () => ours(place, 'http-client.ts', url, 'put', '1'),
       'http: curl': () => curl(place, url),
     };
   });
@@ -496,7 +503,7 @@ max_queued_messages 0
     const input = place.file('lines', `${lines.join('\n')}\n`);
     const exchange = async (qos: string): Promise<void> => {
       const args = [...at, '-t', 'a/b', '-q', qos, '-C', `${lines.length}`, '-d', '-F', 'payload %p'];
-      const subscribers = [1, 2, 3].map(() => place.start('mosquitto_sub', args));
+      const subscribers = [1, 2, 3].map(() => place.start('stdbuf', ['-oL', 'mosquitto_sub', ...args]));
       for (const child of subscribers) await until(child, 'Subscribed');
       await place.bash(`mosquitto_pub ${at.join(' ')} -t a/b -q ${qos} -l <${input}`);
       for (const child of subscribers) {
@@ -513,7 +520,7 @@ max_queued_messages 0
         const bytes = content(4 * 2 ** 20, 1);
         const file = place.file('large', bytes);
         const args = [...at, '-t', 'large', '-q', '1', '-C', '5', '-d', '-F', 'payload %x'];
-        const child = place.start('mosquitto_sub', args);
+        const child = place.start('stdbuf', ['-oL', 'mosquitto_sub', ...args]);
         await until(child, 'Subscribed');
         for (let n = 0; n < 5; n++) await place.run('mosquitto_pub', [...at, '-t', 'large', '-q', '1', '-f', file]);
         await place.within(60, 'mosquitto_sub of large messages', child.exited());
@@ -531,10 +538,24 @@ max_queued_messages 0
 export const servers: Suite[] = [
   redis,
   postgresql,
-  nginx('nginx', 'nginx', { forms: { accelerated: 'nginx is excluded by name' } }),
-  nginx('nginx-renamed', 'web-test', { forms: { accelerated: '' } }),
-  haproxy('haproxy', 'haproxy', { forms: { accelerated: 'haproxy is excluded by name' } }),
-  haproxy('haproxy-renamed', 'proxy-test', { forms: { accelerated: '' } }),
+  nginx('nginx', 'nginx', { forms: { accelerated: 'nginx is excluded by name' }, patience: '60s' }),
+  nginx('nginx-renamed', 'web-test', {
+    forms: { accelerated: '' },
+    patience: '5s',
+    known: {
+      matches: /^proxied/,
+      reason: 'FIONREAD leaves out one of two queues, so nginx waits for an edge that has been; it is excluded by name',
+    },
+  }),
+  haproxy('haproxy', 'haproxy', { forms: { accelerated: 'haproxy is excluded by name' }, patience: '60s' }),
+  haproxy('haproxy-renamed', 'proxy-test', {
+    forms: { accelerated: '' },
+    patience: '5s',
+    known: {
+      matches: /^(tcp|http):/,
+      reason: 'splice does not see redirected bytes; haproxy is excluded by name',
+    },
+  }),
   rsync,
   ssh,
   mosquitto,
