@@ -22,6 +22,8 @@ export interface Suite {
   ours: boolean;
   /** Tests that may differ because of what docs/guarantees.md lists. */
   known?: { matches: RegExp; reason: string };
+  /** How long a step of ours may take; default: three minutes. */
+  stepSeconds?: number;
   /** Once, before all forms. */
   prepare?: () => void | Promise<void>;
   /** After all forms, whatever happened. */
@@ -32,13 +34,13 @@ export interface Suite {
 /** Steps of a scenario, by name; each throws if something is wrong. */
 export type Steps = Record<string, () => Promise<unknown>>;
 
-/** Carries out the steps, or one of them, each within three minutes. */
-export async function carryOut(place: Place, steps: Steps, only?: string): Promise<Outcomes> {
+/** Carries out the steps, or one of them, each within so many seconds. */
+export async function carryOut(place: Place, steps: Steps, seconds: number, only?: string): Promise<Outcomes> {
   const outcomes: Outcomes = new Map();
   for (const [name, step] of Object.entries(steps)) {
     if (only !== undefined && only !== name) continue;
     try {
-      await place.within(180, name, step());
+      await place.within(seconds, name, step());
       outcomes.set(name, { verdict: 'passed', detail: '' });
     } catch (error) {
       const hung = error instanceof Hung;

@@ -60,7 +60,7 @@ function scenario(
     ...options,
     async run(place, only): Promise<Outcomes> {
       const ready = await place.within(90, `${name}: its servers`, steps(place));
-      return carryOut(place, ready, only);
+      return carryOut(place, ready, options.stepSeconds ?? 180, only);
     },
   };
 }
@@ -183,14 +183,8 @@ const postgresql = scenario(
   },
 );
 
-/** Scenarios of a program under its own name, and under one that the list of unsafe programs does not know. */
-interface Renamed extends Pick<Suite, 'forms'>, Partial<Suite> {
-  /** How long it waits for its other side. */
-  patience: string;
-}
-
 /** A web server of nginx, and one that passes everything on to it. */
-function nginx(name: string, binary: string, { patience, ...suite }: Renamed): Suite {
+function nginx(name: string, binary: string, suite: Pick<Suite, 'forms'> & Partial<Suite>): Suite {
   return scenario(name, { prepare: programs('/usr/sbin/nginx'), ...suite }, async (place) => {
     const program = place.path(binary);
     copyFileSync('/usr/sbin/nginx', program);
@@ -216,7 +210,7 @@ function nginx(name: string, binary: string, { patience, ...suite }: Renamed): S
     };
     const www = `root ${place.path(`nginx-${PORT}`)}/www; sendfile on; tcp_nopush on; dav_methods PUT DELETE;`;
     await serve(PORT, www);
-    const pass = `proxy_pass http://behind; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_read_timeout ${patience};`;
+    const pass = 'proxy_pass http://behind; proxy_http_version 1.1; proxy_set_header Connection "";';
     const upstream = `upstream behind { server 127.0.0.1:${PORT}; keepalive 16; }`;
     await serve(PORT + 1, pass, upstream);
     await serve(PORT + 2, `${pass} proxy_buffering off; proxy_request_buffering off;`, upstream);
@@ -253,7 +247,7 @@ async function curl(place: Place, url: string): Promise<void> {
 }
 
 /** haproxy with splice-auto in front of Redis (tcp) and of a web server (http). */
-function haproxy(name: string, binary: string, { patience, ...suite }: Renamed): Suite {
+function haproxy(name: string, binary: string, suite: Pick<Suite, 'forms'> & Partial<Suite>): Suite {
   return scenario(name, { prepare: programs('/usr/sbin/haproxy'), ...suite }, async (place) => {
     const program = place.path(binary);
     copyFileSync('/usr/sbin/haproxy', program);
@@ -269,8 +263,8 @@ global
   maxconn 500
 defaults
   timeout connect 10s
-  timeout client ${patience}
-  timeout server ${patience}
+  timeout client 60s
+  timeout server 60s
   option splice-auto
   option splice-request
   option splice-response
@@ -342,8 +336,9 @@ const rsync = scenario(
         path = ${module}
         read only = no
     `;
-    const args = ['--daemon', '--no-detach', '--address=127.0.0.1', `--port=${PORT}`];
-    await listening(place.start('rsync', [...args, `--config=${place.file('rsyncd.conf', config)}`]), PORT);
+    // With a socket for its standard input, which Node.js gives, it would serve that one.
+    const daemon = `exec rsync --daemon --no-detach --address=127.0.0.1 --port=${PORT} --config=${place.file('rsyncd.conf', config)}`;
+    await listening(place.start('sh', ['-c', `${daemon} </dev/null`]), PORT);
     const url = `rsync://127.0.0.1:${PORT}`;
     const out = place.path('out');
     return {
@@ -538,19 +533,19 @@ max_queued_messages 0
 export const servers: Suite[] = [
   redis,
   postgresql,
-  nginx('nginx', 'nginx', { forms: { accelerated: 'nginx is excluded by name' }, patience: '60s' }),
+  nginx('nginx', 'nginx', { forms: { accelerated: 'nginx is excluded by name' } }),
   nginx('nginx-renamed', 'web-test', {
     forms: { accelerated: '' },
-    patience: '5s',
+    stepSeconds: 20,
     known: {
       matches: /^proxied/,
       reason: 'FIONREAD leaves out one of two queues, so nginx waits for an edge that has been; it is excluded by name',
     },
   }),
-  haproxy('haproxy', 'haproxy', { forms: { accelerated: 'haproxy is excluded by name' }, patience: '60s' }),
+  haproxy('haproxy', 'haproxy', { forms: { accelerated: 'haproxy is excluded by name' } }),
   haproxy('haproxy-renamed', 'proxy-test', {
     forms: { accelerated: '' },
-    patience: '5s',
+    stepSeconds: 20,
     known: {
       matches: /^(tcp|http):/,
       reason: 'splice does not see redirected bytes; haproxy is excluded by name',
