@@ -247,7 +247,7 @@ describe('life cycle', function () {
   });
 
   it('is killed in every phase of its start, and the next start works', async () => {
-    for (const delay of [50, 150, 250, 300, 350, 400, 450]) {
+    for (const delay of [50, 150, 250, 350, 450, 600, 800]) {
       const child = sandbox.spawn(
         process.execPath,
         [
