@@ -6,6 +6,7 @@ import { needsRoot, Sandbox, skip } from './support/sandbox.js';
 import { Stack } from './support/stack.js';
 import {
   type ContainerHost,
+  dropForwarded,
   HOST_TO_CLIENT,
   makeContainerHost,
   publishPort,
@@ -74,6 +75,24 @@ describe('keepalive', function () {
     assert.ok(pair);
     for (const side of [0, 1] as const) stack.datapath.pairs.hold(pair.slot, side, true);
     await c.pingPong(20, 1000);
+  });
+
+  it('a firewall rule that is added later takes hold', async function () {
+    await start(this, 200);
+    const problem = dropForwarded(host.host);
+    if (problem !== undefined) skip(this, problem);
+    const deadline = Date.now() + 10_000;
+    for (let through = true; through;) {
+      assert.ok(Date.now() < deadline, 'messages still get through');
+      const [answer] = await Promise.all([
+        c.client.run('ask 2 20 64 timeout=500'),
+        c.server.run('echo 2 20 64 timeout=500'),
+      ]);
+      through = answer.ok;
+    }
+    const before = stack.redirected().messages;
+    await c.client.run('send 2 10');
+    assert.equal(stack.redirected().messages, before, 'a message went around the rule');
   });
 
   it('without it the translation is forgotten: the test can see', async function () {

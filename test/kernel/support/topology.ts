@@ -142,6 +142,14 @@ export function dropSyn(netns: string): string | undefined {
   });
 }
 
+/** Drops all TCP that a namespace forwards. Returns the reason if that can't be done. */
+export function dropForwarded(netns: string): string | undefined {
+  return install(netns, {
+    iptables: ['-I FORWARD -p tcp -j DROP'],
+    nftables: 'chain through { type filter hook forward priority 0; meta l4proto tcp drop; }',
+  });
+}
+
 /** Connections that the namespace's connection tracking knows to be established, by their server's port. */
 export function trackedConnections(netns: string, port: number): number {
   const lines = inside(netns, 'conntrack', '-L', '-p', 'tcp', '--state', 'ESTABLISHED').split('\n');
