@@ -456,6 +456,23 @@ describe('invariants', function () {
       await c.pingPong(10, 1000);
     });
 
+    it('a socket that is reset keeps what waits for it, and leaves when nothing does', async () => {
+      const { c, pair } = await promoted({ sockopts: ['TCP_NODELAY 1'] });
+      await redirects(c, pair);
+      await c.client.do('send 2 100');
+      await c.client.do('setsockopt 2 SO_LINGER 0');
+      await c.client.do('close 2');
+      await c.server.do('poll 2 POLLHUP 5000');
+      assert.ok(stack.datapath.holdsSocket(pair.slot, SERVER));
+      assert.equal((await c.server.do('recv 2 1000')).returned, 100);
+      const other = await Connection.open(sandbox);
+      const { slot } = await other.promote(stack);
+      await other.client.do('setsockopt 2 SO_LINGER 0');
+      await other.client.do('close 2');
+      await other.server.do('poll 2 POLLHUP 5000');
+      assert.ok(!stack.datapath.holdsSocket(slot, SERVER));
+    });
+
     it('lets every message pass while a pair is leaving', async () => {
       const { c, pair } = await promoted();
       await stack.controller.stop();
