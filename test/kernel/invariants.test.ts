@@ -489,6 +489,10 @@ describe('invariants', function () {
       await c.client.do('shutdown 2 wr');
       await c.server.do('recvall 2 100');
       assert.equal((await c.server.run('recv 2 1')).returned, 0, 'end of stream');
+      // By the sums, not by having seen the queue empty for a time.
+      const pass = stack.datapath.runPromote();
+      const { pairs } = stack.datapath;
+      assert.equal(pairs.drained(pair.slot, SERVER, pass), pairs.redirectedBytes(pair.slot, CLIENT));
       await c.server.do('sendall 2 50');
       assert.ok(stack.controller.demote(pair.slot, stack.datapath.pairs.control(pair.slot), 'requested', 2n ** 63n));
       await c.client.do('recvall 2 50');
