@@ -195,6 +195,8 @@ struct direction {
 	 */
 	__u32 behind_sequence __attribute__((aligned(CACHE_LINE)));
 	__u32 overtaken_since; /* when they were first seen taken too early; ticks; 0: never */
+	__u32 leave_since; /* since when it should leave redirection; ticks; 0: it need not */
+	__u32 smallest;    /* message since nothing waited, bytes */
 	__u64 behind_received;
 	__u8 behind;    /* the two are valid */
 	__u8 overtaken; /* certain: nothing more is sent */

@@ -115,6 +115,20 @@ static __always_inline bool is_memory_short(__u64 memcg, __u32 size)
 	return false;
 }
 
+/* Whether the queue that tcp_bpf_recvmsg empties first is empty (struct sk_psock). */
+static __always_inline bool has_empty_queue(const struct sock *sk)
+{
+	__u64 user_data = 0, head, next = 0;
+
+	bpf_probe_read_kernel(&user_data, sizeof(user_data), &sk->sk_user_data);
+	if (!(user_data & SK_USER_DATA_PSOCK))
+		return false;
+	head = (user_data & ~SK_USER_DATA_PTRMASK) +
+	       bpf_core_field_offset(struct sk_psock, ingress_msg);
+	bpf_probe_read_kernel(&next, sizeof(next), (const void *)head);
+	return next == head;
+}
+
 static __always_inline void emit(enum event_type type, __u32 slot, __u32 control, enum side side)
 {
 	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);

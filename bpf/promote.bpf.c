@@ -22,9 +22,10 @@ struct bpf_iter__bpf_sk_storage_map {
  */
 #define MEMORY_WANTED (2 * 1024 * 1024)
 
-static __always_inline enum refusal_reason why_not(const struct sock *sk,
-						   const struct reader *reader, __u32 forbidden)
+static __always_inline enum refusal_reason why_not(const struct sock *sk, const struct pair *pair,
+						   int side)
 {
+	const struct reader *reader = &pair->reader[side];
 	const struct inet_connection_sock *connection = VIEW(inet_connection_sock, sk);
 	const struct tcp_sock *tcp = VIEW(tcp_sock, sk);
 	__u64 received, consumed;
@@ -39,7 +40,7 @@ static __always_inline enum refusal_reason why_not(const struct sock *sk,
 		return REFUSAL_LOW_WATER_MARK;
 	if (is_memory_short(memcg_of(sk), MEMORY_WANTED))
 		return REFUSAL_MEMORY;
-	if (READ_ONCE(reader->evidence) & forbidden)
+	if (READ_ONCE(reader->evidence) & pair->forbidden)
 		return REFUSAL_READER;
 	/* Bytes that left the socket by another way than a counted receive:
 	 * splice, TCP_ZEROCOPY_RECEIVE, an in-kernel reader. A receive under way
@@ -49,7 +50,7 @@ static __always_inline enum refusal_reason why_not(const struct sock *sk,
 		   (READ_ONCE(tcp->rcv_nxt) - READ_ONCE(tcp->copied_seq));
 	barrier();
 	received = READ_ONCE(reader->received_bytes);
-	if ((__s64)(consumed - received) > 0)
+	if ((__s64)(consumed + pair->direction[side ^ 1].redirected_bytes - received) > 0)
 		return REFUSAL_ACCOUNTING;
 	return REFUSAL_NONE;
 }
@@ -78,7 +79,7 @@ static __always_inline void insert(struct pair *pair, struct sock *sk, __u32 slo
 
 	if (pair->insert[side] != INSERT_PENDING)
 		return;
-	reason = why_not(sk, &pair->reader[side], pair->forbidden);
+	reason = why_not(sk, pair, side);
 	if (reason == REFUSAL_NONE) {
 		/* An index still held by an earlier pair's open socket may carry
 		 * unread data of that socket: never replace it.
@@ -88,20 +89,6 @@ static __always_inline void insert(struct pair *pair, struct sock *sk, __u32 slo
 			reason = reason_of_error(error);
 	}
 	pair->insert[side] = reason == REFUSAL_NONE ? INSERT_DONE : -(__s32)reason;
-}
-
-/* Whether the queue that tcp_bpf_recvmsg empties first is empty (struct sk_psock). */
-static __always_inline bool has_empty_queue(const struct sock *sk)
-{
-	__u64 user_data = 0, head, next = 0;
-
-	bpf_probe_read_kernel(&user_data, sizeof(user_data), &sk->sk_user_data);
-	if (!(user_data & SK_USER_DATA_PSOCK))
-		return false;
-	head = (user_data & ~SK_USER_DATA_PTRMASK) +
-	       bpf_core_field_offset(struct sk_psock, ingress_msg);
-	bpf_probe_read_kernel(&next, sizeof(next), (const void *)head);
-	return next == head;
 }
 
 static __always_inline __u32 notice_of(const struct sock *sk)

@@ -107,12 +107,12 @@ static __always_inline int pass_behind(struct direction *direction, struct reade
 
 /*
  * The guard: has the reader taken TCP bytes while redirected ones before them
- * wait? tcp_bpf_recvmsg never does. splice(2), which reads sk_receive_queue only
+ * still lie in its queue? tcp_bpf_recvmsg never does. splice(2), which reads sk_receive_queue only
  * (tcp_splice_read), does when it begins after promotion. The stream is then
  * broken, and an error is better than more of it.
  */
 static __always_inline bool is_overtaken(struct direction *direction, const struct reader *reader,
-					 const struct peer_view *peer)
+					 const struct peer_view *peer, __u64 address)
 {
 	__u32 now;
 
@@ -122,7 +122,11 @@ static __always_inline bool is_overtaken(struct direction *direction, const stru
 		direction->behind = 0;
 		return false;
 	}
-	if ((__s32)(peer->copied_seq - direction->behind_sequence) <= 0) {
+	/* The sums alone don't tell: bytes may have been counted that the kernel then
+	 * had no memory for.
+	 */
+	if ((__s32)(peer->copied_seq - direction->behind_sequence) <= 0 ||
+	    has_empty_queue(VIEW(sock, address))) {
 		direction->overtaken_since = 0;
 		return false;
 	}
@@ -179,10 +183,10 @@ static __always_inline bool reader_allows(const struct peer_view *peer, __u32 si
 #define MESSAGE_OVERHEAD 1024
 
 /*
- * Reasons to leave redirection that are not pressing. They are obeyed only when
- * nothing redirected waits: a reader gets redirected and TCP bytes by separate
- * receives, and an edge-triggered one may take a short receive for the end of
- * what is there (epoll(7)) and never come back for the rest.
+ * Reasons to leave redirection that are not pressing. They are obeyed when nothing
+ * redirected waits, or after a time (must_leave): a reader gets redirected and TCP bytes by
+ * separate receives, and an edge-triggered one may take a short receive for the end of what is
+ * there (epoll(7)) and never come back for the rest.
  */
 static __always_inline enum pass_reason why_leave(const struct pair *pair, __u32 control, int own,
 						  bool stream, __u32 keepalive)
@@ -204,6 +208,28 @@ static __always_inline enum pass_reason why_leave(const struct pair *pair, __u32
 	return PASS_REASONS;
 }
 
+/* Non-pressing reasons become pressing after so long: a direction in which something
+ * always waits would never leave. Its reader is woken at the crossing.
+ */
+#define LEAVE_TICKS 1000
+#define LEAVE_KEEPALIVES 30 /* times settings.keepalive, for that reason */
+
+static __always_inline bool must_leave(struct direction *direction, enum pass_reason leave,
+				       __u32 keepalive)
+{
+	__u32 now;
+
+	if (leave == PASS_REASONS) {
+		direction->leave_since = 0;
+		return false;
+	}
+	now = ticks();
+	if (!direction->leave_since)
+		direction->leave_since = now ? now : 1;
+	return now - direction->leave_since >=
+	       (leave == PASS_KEEPALIVE ? LEAVE_KEEPALIVES * keepalive : LEAVE_TICKS);
+}
+
 /*
  * Invariants 1 to 3: may the next message overtake TCP, and does it fit?
  *
@@ -213,7 +239,7 @@ static __always_inline enum pass_reason why_leave(const struct pair *pair, __u32
  */
 static __always_inline bool queue_allows(struct direction *direction, const struct reader *reader,
 					 const struct peer_view *peer, __u32 write_seq, __u32 size,
-					 __u32 limit, enum pass_reason leave,
+					 __u32 limit, enum pass_reason leave, __u32 keepalive,
 					 enum pass_reason *reason)
 {
 	__s64 waiting;
@@ -235,7 +261,7 @@ static __always_inline bool queue_allows(struct direction *direction, const stru
 	 */
 	waiting = (__s64)(direction->redirected_bytes + peer->bytes_received -
 			  READ_ONCE(reader->received_bytes));
-	if (leave != PASS_REASONS && waiting <= 0) {
+	if (must_leave(direction, leave, keepalive) || (leave != PASS_REASONS && waiting <= 0)) {
 		*reason = leave;
 		return false;
 	}
@@ -243,8 +269,17 @@ static __always_inline bool queue_allows(struct direction *direction, const stru
 		*reason = PASS_ACCOUNTING;
 		return false;
 	}
-	if (waiting == 0)
+	if (waiting == 0) {
 		direction->unread_messages = 0;
+		direction->smallest = size;
+	} else {
+		if (size < direction->smallest)
+			direction->smallest = size;
+		/* Where something always waits, the count alone would only grow. */
+		if (direction->smallest &&
+		    direction->unread_messages > (__u64)waiting / direction->smallest)
+			direction->unread_messages = (__u64)waiting / direction->smallest;
+	}
 	if (waiting + size + MESSAGE_OVERHEAD * (direction->unread_messages + 1ll) > limit) {
 		*reason = PASS_BACKLOG;
 		return false;
@@ -304,7 +339,7 @@ int redirect(struct sk_msg_md *msg)
 	write_seq = VIEW(tcp_sock, kernel->sk)->write_seq;
 	if (!read_peer(&peer, pair->socket[other], pair->cookie[other]))
 		return pass(direction, PASS_PEER);
-	if (is_overtaken(direction, &pair->reader[other], &peer)) {
+	if (is_overtaken(direction, &pair->reader[other], &peer, pair->socket[other])) {
 		COUNT(dropped);
 		return SK_DROP;
 	}
@@ -313,7 +348,8 @@ int redirect(struct sk_msg_md *msg)
 	if (!sender_allows(sk, &reason) || !reader_allows(&peer, size, &reason) ||
 	    !queue_allows(direction, &pair->reader[other], &peer, write_seq, size,
 			  pair->backlog_limit,
-			  why_leave(pair, control, own, stream, settings->keepalive), &reason))
+			  why_leave(pair, control, own, stream, settings->keepalive),
+			  settings->keepalive, &reason))
 		return pass_behind(direction, &pair->reader[other], &peer, write_seq, reason);
 
 	/* Counted first: between here and the enqueueing our lock is released, and

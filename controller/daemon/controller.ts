@@ -39,11 +39,6 @@ const WATCH_INTERVAL = 5000;
 const STALL_AFTER = 30_000;
 /** Longest pause between two looks at a draining pair, milliseconds. */
 const DRAIN_PAUSE_LIMIT = 50;
-/**
- * A queue that was seen empty for this long while nothing else changed is empty, whatever the sums say, milliseconds:
- * bytes that left uncounted (an urgent byte that was skipped, splice), or that the kernel refused after they were counted.
- */
-const WRITE_OFF_AFTER = 3000;
 const NEVER = 2n ** 63n;
 const NS_PER_MS = 1_000_000n;
 
@@ -71,8 +66,6 @@ interface Draining {
   retryNs: bigint;
   /** True once no sender can still be deciding by the state before LEAVING. */
   settled: boolean;
-  /** Queues that are empty although the sums differ, and since when that is so. */
-  odd?: { sums: string; since: number };
 }
 
 interface InsertedPair {
@@ -647,7 +640,7 @@ export class Controller {
       }
       // A side that has closed reads no more, and leaves by itself with its last descriptor.
       const open = SIDES.filter((side) => (pairs.closedSides(slot) & (1 << side)) === 0);
-      const empty = this.#isEmpty(slot, entry, open, pass);
+      const empty = this.#isEmpty(slot, open, pass);
       if (entry.control.state === 'draining') {
         if (empty) this.#step(slot, entry, 'leaving');
       } else if (!entry.settled) {
@@ -669,21 +662,15 @@ export class Controller {
     }
   }
 
-  /** Whether the readers have taken all that was redirected to them. */
-  #isEmpty(slot: number, entry: Draining, open: Side[], pass: number): boolean {
+  /**
+   * Whether the readers have taken all that was redirected to them, by the sums alone: a queue may be empty while a
+   * sender that was counted still waits for the reader's lock (bpf_tcp_ingress). A stream that the guard has ended
+   * stays where it is refused.
+   */
+  #isEmpty(slot: number, open: Side[], pass: number): boolean {
     const { pairs } = this.#datapath;
-    const sums = open.map((reader) => [
-      pairs.drained(slot, reader, pass),
-      pairs.redirectedBytes(slot, otherSide(reader)),
-    ]);
-    if (sums.every(([taken, redirected]) => taken === redirected)) return true;
-    if (!open.every((reader) => pairs.notice(slot, reader, pass)?.emptyQueue === true)) {
-      delete entry.odd;
-      return false;
-    }
-    const now = Date.now();
-    if (entry.odd?.sums !== String(sums)) entry.odd = { sums: String(sums), since: now };
-    return now - entry.odd.since >= WRITE_OFF_AFTER;
+    if (SIDES.some((side) => pairs.overtaken(slot, side))) return false;
+    return open.every((reader) => pairs.drained(slot, reader, pass) === pairs.redirectedBytes(slot, otherSide(reader)));
   }
 
   /** Moves a draining pair to the other of its two states. */

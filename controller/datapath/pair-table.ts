@@ -150,6 +150,9 @@ export class PairTable {
       lastPass: two('direction[%].last_pass'),
       switches: two('direction[%].switches'),
       overtaken: two('direction[%].overtaken'),
+      behind: two('direction[%].behind'),
+      leaveSince: two('direction[%].leave_since'),
+      crossing: two('reader[%].crossing'),
       stalledNs: two('stalled_ns[%]'),
       receivedBytes: two('reader[%].received_bytes'),
       receives: two('reader[%].receives'),
@@ -261,6 +264,10 @@ export class PairTable {
     this.setLimits(slot, backlogLimit, forbidden);
     r.set(slot, f.reason, 0);
     for (const side of SIDES) {
+      r.set(slot, f.path[side], 0);
+      r.set(slot, f.behind[side], 0);
+      r.set(slot, f.leaveSince[side], 0);
+      r.set(slot, f.crossing[side], 0n);
       r.set(slot, f.fenced[side], 0);
       r.set(slot, f.insert[side], 0);
     }

@@ -71,6 +71,26 @@ describe('invariants', function () {
     assert.equal(redirectedMessages(pair, CLIENT), before + 1, `not redirected: ${JSON.stringify(stack.passed())}`);
   }
 
+  /** True after the iterator has run several times for this pair. */
+  function drainRounds(pair: PairRecord): () => boolean {
+    const { layout } = stack.datapath;
+    const settings = BpfMap.open(join(sandbox.pinDir, 'settings'));
+    const records = new Records(settings.mmap(), layout.size('settings'));
+    settings.close();
+    const pass = layout.field('settings', 'pass');
+    const start = records.get(0, pass);
+    assert.equal(stack.datapath.pairs.control(pair.slot).state, 'draining');
+    return () => records.get(0, pass) > start + 3;
+  }
+
+  function openTable(): { records: Records; field: (path: string) => ReturnType<Layout['field']> } {
+    const layout = new Layout(BpfObject.open(OBJECT_FILE));
+    const map = BpfMap.open(join(sandbox.pinDir, 'pairs'));
+    const records = new Records(map.mmap(), layout.size('pair'));
+    map.close();
+    return { records, field: (path) => layout.field('pair', path) };
+  }
+
   describe('1: order', () => {
     it('keeps messages behind TCP bytes that were not consumed', async () => {
       const { c, pair } = await promoted();
@@ -180,6 +200,20 @@ describe('invariants', function () {
       assert.equal(stack.redirected().messages, 0);
     });
 
+    it('does not promote again a reader that spliced in between', async () => {
+      const { c, pair } = await promoted({ sockopts: ['TCP_NODELAY 1'] });
+      await c.pingPong(20, 500);
+      assert.ok(stack.controller.demote(pair.slot, stack.datapath.pairs.control(pair.slot), 'requested', 2n ** 63n));
+      await c.inState(stack, 'observed');
+      for (let n = 0; n < 20; n++) {
+        await c.client.do('sendall 2 100');
+        await c.server.do('poll 2 POLLIN 5000');
+        assert.equal((await c.server.do('splice 2 100')).returned, 100);
+      }
+      stack.datapath.pairs.setRetry(pair.slot, 0n);
+      await c.driveUntil(stack, 'refused', ({ refusal }) => refusal === 'accounting');
+    });
+
     it('leaves redirection when bytes are consumed uncounted afterwards', async () => {
       const { c, pair } = await promoted();
       stack.datapath.pairs.hold(pair.slot, CLIENT, true);
@@ -213,6 +247,11 @@ describe('invariants', function () {
       assert.ok(stack.datapath.counters().dropped > 0);
       assert.ok(stack.datapath.pairs.overtaken(pair.slot, CLIENT));
       assert.equal((await c.client.run('send 2 10')).errno, 'EACCES', 'for good');
+      // Also when the pair is taken back, and after the reader has come round.
+      await c.server.do('recv 2 1000');
+      assert.ok(stack.controller.demote(pair.slot, stack.datapath.pairs.control(pair.slot), 'program', 2n ** 63n));
+      await eventually('looks at the pair', drainRounds(pair));
+      assert.equal((await c.client.run('send 2 10')).errno, 'EACCES', 'the next byte is not the next of the stream');
     });
 
     it('never fires for a reader that uses recvmsg', async () => {
@@ -238,7 +277,49 @@ describe('invariants', function () {
     }
   });
 
+  describe('2: sums that never add up', () => {
+    it('bytes that were counted and then refused by the kernel neither cut a stream nor hold it on redirection', async () => {
+      const { c, pair } = await promoted({ sockopts: ['TCP_NODELAY 1'] });
+      await redirects(c, pair);
+      const { records, field } = openTable();
+      records.add(pair.slot, field('direction[0].redirected_bytes'), 5000);
+      stack.datapath.pairs.hold(pair.slot, CLIENT, true);
+      const before = (): number => redirectedMessages(pair, CLIENT);
+      const deadline = Date.now() + 10_000;
+      for (let last = -1; last !== before();) {
+        assert.ok(Date.now() < deadline, 'it never leaves redirection');
+        last = before();
+        await c.client.run('poll 2 POLLIN 100');
+        await c.pingPong(5, 10);
+      }
+      // For longer than the guard takes to be certain.
+      const end = Date.now() + 1500;
+      while (Date.now() < end) await c.pingPong(10, 100);
+      assert.equal(stack.datapath.counters().dropped, 0);
+    });
+  });
+
   describe('2: keepalive', () => {
+    it('sends a message over TCP in the end where something always waits', async () => {
+      stack = new Stack(sandbox, { keepalive: 20 });
+      const c = await Connection.open(sandbox, { sockopts: ['TCP_NODELAY 1'] });
+      const pair = await c.promote(stack);
+      await c.client.do('send 2 10');
+      await c.client.do('send 2 10');
+      const before = stack.passed()['keepalive'] ?? 0;
+      const deadline = Date.now() + 10_000;
+      while ((stack.passed()['keepalive'] ?? 0) === before) {
+        assert.ok(Date.now() < deadline, `never: ${JSON.stringify(stack.passed())}`);
+        await c.client.do('send 2 10');
+        await c.server.do('recvall 2 10');
+        await c.server.do('send 2 10');
+        await c.client.do('recvall 2 10');
+      }
+      await c.server.do('recvall 2 20');
+      await c.promote(stack);
+      assert.equal(stack.datapath.pairs.control(pair.slot).state, 'inserted');
+    });
+
     it('sends a message over TCP now and then, and only when nothing waits', async () => {
       stack = new Stack(sandbox, { keepalive: 200 });
       const c = await Connection.open(sandbox, { sockopts: ['TCP_NODELAY 1'] });
@@ -500,18 +581,6 @@ describe('invariants', function () {
       await c.server.do('sendall 2 50');
       await c.client.do('recvall 2 50');
     });
-
-    /** True after the iterator has run several times for this pair. */
-    function drainRounds(pair: PairRecord): () => boolean {
-      const { layout } = stack.datapath;
-      const settings = BpfMap.open(join(sandbox.pinDir, 'settings'));
-      const records = new Records(settings.mmap(), layout.size('settings'));
-      settings.close();
-      const pass = layout.field('settings', 'pass');
-      const start = records.get(0, pass);
-      assert.equal(stack.datapath.pairs.control(pair.slot).state, 'draining');
-      return () => records.get(0, pass) > start + 3;
-    }
   });
 
   describe('5: socket state', () => {
@@ -634,14 +703,6 @@ describe('invariants', function () {
       table.records.set(pair.slot, control, word);
       await c.server.do('recvall 2 100');
     });
-
-    function openTable(): { records: Records; field: (path: string) => ReturnType<Layout['field']> } {
-      const layout = new Layout(BpfObject.open(OBJECT_FILE));
-      const map = BpfMap.open(join(sandbox.pinDir, 'pairs'));
-      const records = new Records(map.mmap(), layout.size('pair'));
-      map.close();
-      return { records, field: (path) => layout.field('pair', path) };
-    }
   });
 
   describe('7: fail open', () => {
