@@ -338,6 +338,7 @@ export class Controller {
     const pair = pairId(slot, control);
     wakeSocket(pid, descriptor, cookie).then(
       (done) => {
+        // The socket may have closed, or gone to another process: then there is nobody to wake.
         this.#log.debug({ pair, pid, descriptor, done }, 'woken');
       },
       (error: unknown) => {

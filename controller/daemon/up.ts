@@ -19,6 +19,9 @@ import {
   requireCgroup,
   requirePinDir,
   requireRoot,
+  WAKING_REMEDY,
+  whyNotWake,
+  WITHOUT_WAKING,
 } from '../probe/host.js';
 import { type GateFacts, gateFacts, MEANING, TRY_AGAIN } from '../probe/findings.js';
 import { GateError, type GateResult, runGate } from '../probe/gate.js';
@@ -75,6 +78,8 @@ export async function up(options: UpOptions, environment: UpEnvironment): Promis
   const address = parseListenAddress(options.metrics);
   requireRoot('up');
   const learned = new LearnedPrograms(options.stateDir);
+  const sleeping = whyNotWake();
+  if (sleeping !== undefined) log.warn(`${WITHOUT_WAKING}: ${sleeping}; ${WAKING_REMEDY}`);
   const root = cgroupRoot();
   const cgroupDir = options.cgroup === undefined ? root : requireCgroup(options.cgroup);
   requireKernel(environment.kernel?.release ?? release());

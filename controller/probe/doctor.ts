@@ -7,7 +7,15 @@ import { attachedPrograms, DirectoryLock, NativeError } from '../../addon/index.
 import { Datapath } from '../datapath/datapath.js';
 import { MEANING, TRY_AGAIN } from './findings.js';
 import { GateError, type GateResult, runGate } from './gate.js';
-import { BPF_ROOT, isBpffsDirectory, missingCapabilities, mountedCgroupRoot } from './host.js';
+import {
+  BPF_ROOT,
+  isBpffsDirectory,
+  missingCapabilities,
+  mountedCgroupRoot,
+  WAKING_REMEDY,
+  whyNotWake,
+  WITHOUT_WAKING,
+} from './host.js';
 import { FEATURES, missingFeature } from './kernel.js';
 import { kernelNames, parseKernel } from './kernel-version.js';
 import { knownBugs } from './known-bugs.js';
@@ -43,7 +51,7 @@ export async function diagnose(options: DoctorOptions): Promise<Diagnosis> {
   const privileges = checkPrivileges();
   const features =
     privileges.status === 'ok' ? checkFeatures() : skipped('kernel features', 'asking for them needs root');
-  const host = [privileges, checkCgroups(), checkBpffs(options.pinDir), features, checkMemory()];
+  const host = [privileges, checkCgroups(), checkBpffs(options.pinDir), features, checkMemory(), checkWaking()];
   const fit = host.every(({ status }) => status !== 'fail');
   const checks = [
     ...host,
@@ -90,6 +98,13 @@ function checkFeatures(): Check {
   return missing === undefined
     ? ok('kernel features', `all ${String(FEATURES.length)} that are needed`)
     : fail('kernel features', `no ${missing.name}`, `boot a kernel that has it: mainline does since ${missing.since}`);
+}
+
+function checkWaking(): Check {
+  const reason = whyNotWake();
+  return reason === undefined
+    ? ok('waking', 'edge-triggered readers that must be woken can be')
+    : warn('waking', `${WITHOUT_WAKING}: ${reason}`, WAKING_REMEDY);
 }
 
 /** Under memory pressure TCP's messages are not redirected (net.ipv4.tcp_mem, in pages). */

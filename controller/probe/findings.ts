@@ -50,7 +50,7 @@ export const MEANING: Readonly<Record<FindingId, Meaning>> = {
     effect: 'hazard',
     hazard: 'fionread',
     consequence: 'programs known to depend on FIONREAD stay on TCP',
-    remedy: 'exclude other programs that depend on it, or boot a kernel with the fix, such as 6.12.114',
+    remedy: 'exclude other programs that depend on it, or boot a release with the fix (in mainline since July 2026)',
   },
   splice: {
     asks: 'splice sees redirected bytes',

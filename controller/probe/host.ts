@@ -1,5 +1,5 @@
 /** The host's set-up: privileges, cgroup v2, the BPF file system. */
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, readlinkSync, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 
 import { fileSystemType, mountBpf, NativeError } from '../../addon/index.js';
@@ -11,6 +11,9 @@ export const DEFAULT_PIN_DIR = `${BPF_ROOT}/slipstream`;
 
 /** Bits of capabilities(7). CAP_SYS_ADMIN stands for all of the others. */
 const CAP_SYS_ADMIN = 21n;
+const CAP_SYS_PTRACE = 19n;
+/** PROC_PID_INIT_INO of include/linux/proc_ns.h. */
+const INITIAL_PID_NAMESPACE = 'pid:[4026531836]';
 const CAPABILITIES = { CAP_NET_ADMIN: 12n, CAP_PERFMON: 38n, CAP_BPF: 39n };
 
 /** @throws UserError unless run by root with root's power over BPF. */
@@ -36,6 +39,36 @@ export function missingCapabilities(status: string): string[] {
     : Object.entries(CAPABILITIES)
         .filter(([, bit]) => !has(bit))
         .map(([name]) => name);
+}
+
+/** What follows where readers can't be woken. */
+export const WITHOUT_WAKING =
+  'an edge-triggered reader that stops at a short receive may wait for more than is there, after the backlog limit';
+export const WAKING_REMEDY =
+  "run it with CAP_SYS_PTRACE in the host's PID namespace and kernel.yama.ptrace_scope below 3";
+
+/**
+ * Why readers in other processes can't be woken (wakeSocket of addon/index.ts), as one sentence without its full stop;
+ * undefined if they can.
+ */
+export function whyNotWake(
+  status = readFileSync('/proc/self/status', 'utf8'),
+  yama = readIfThere('/proc/sys/kernel/yama/ptrace_scope'),
+  pidNamespace = readlinkSync('/proc/self/ns/pid'),
+): string | undefined {
+  const effective = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? '0'}`);
+  if (((effective >> CAP_SYS_PTRACE) & 1n) === 0n) return 'CAP_SYS_PTRACE is missing';
+  if (yama?.trim() === '3') return 'kernel.yama.ptrace_scope is 3';
+  if (pidNamespace !== INITIAL_PID_NAMESPACE) return "this is not the host's PID namespace";
+  return undefined;
+}
+
+function readIfThere(file: string): string | null {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch {
+    return null;
+  }
 }
 
 interface Mount {

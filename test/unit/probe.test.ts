@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 
 import { EXIT, UserError } from '../../controller/errors.js';
-import { missingCapabilities, parseMounts } from '../../controller/probe/host.js';
+import { missingCapabilities, parseMounts, whyNotWake } from '../../controller/probe/host.js';
 import { type Feature, FEATURES, missingFeature, requireKernel } from '../../controller/probe/kernel.js';
 
 describe('probe', () => {
@@ -94,5 +94,23 @@ describe('probe', () => {
       }
       assert.equal(new Set(FEATURES.map(({ name }) => name)).size, FEATURES.length);
     });
+  });
+
+  describe('waking', () => {
+    const capable = 'CapEff:\t000001ffffffffff\n';
+    const host = 'pid:[4026531836]';
+    for (const [what, status, yama, namespace, expected] of [
+      ['all that is needed', capable, '1\n', host, undefined],
+      ['no Yama', capable, null, host, undefined],
+      ['no CAP_SYS_PTRACE', 'CapEff:\t000001fffff7ffff\n', '0\n', host, /CAP_SYS_PTRACE/],
+      ['Yama that allows nobody', capable, '3\n', host, /ptrace_scope is 3/],
+      ['another PID namespace', capable, '1\n', 'pid:[4026532198]', /PID namespace/],
+    ] as const) {
+      it(`knows ${what}`, () => {
+        const reason = whyNotWake(status, yama, namespace);
+        if (expected === undefined) assert.equal(reason, undefined);
+        else assert.match(reason ?? '', expected);
+      });
+    }
   });
 });
