@@ -72,19 +72,6 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     invariant: 2,
-    name: 'takes every TCP byte behind redirected ones for overtaken',
-    file: REDIRECT,
-    from: `	if (READ_ONCE(reader->received_bytes) >= direction->behind_received) {
-		direction->behind = 0;
-		return false;
-	}
-`,
-    to: '',
-    also: { from: '		direction->behind = 0;\n	}\n	return SK_PASS;', to: '	}\n	return SK_PASS;' },
-    tests: '2: the guard',
-  },
-  {
-    invariant: 2,
     name: 'does not ask for readers to be woken',
     file: REDIRECT,
     from: 'reader->crossing = direction->behind_received;',
@@ -117,6 +104,31 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     invariant: 2,
+    name: 'guards by the sums alone',
+    file: REDIRECT,
+    from: ` <= 0 ||
+	    has_empty_queue(VIEW(sock, address))) {`,
+    to: ' <= 0) {',
+    tests: '2: sums that never add up',
+  },
+  {
+    invariant: 2,
+    name: 'stays on redirection as long as something waits',
+    file: REDIRECT,
+    from: 'if (must_leave(direction, leave, keepalive) ||',
+    to: 'if ((must_leave(direction, leave, keepalive) && 0) ||',
+    tests: '2: ',
+  },
+  {
+    invariant: 2,
+    name: 'forgets at insertion what was redirected before',
+    file: 'promote.bpf.c',
+    from: 'consumed + pair->direction[side ^ 1].redirected_bytes - received',
+    to: 'consumed - received',
+    tests: '2: no parked reader',
+  },
+  {
+    invariant: 2,
     name: 'never sends a message over TCP for the timers',
     file: REDIRECT,
     from: 'if (keepalive && pair->direction[own].path == PATH_DIRECT &&',
@@ -127,7 +139,7 @@ export const MUTANTS: readonly Mutant[] = [
     invariant: 2,
     name: 'does not compare what was received with what was consumed at insertion',
     file: 'promote.bpf.c',
-    from: 'if ((__s64)(consumed - received) > 0)',
+    from: 'if ((__s64)(consumed + pair->direction[side ^ 1].redirected_bytes - received) > 0)',
     to: 'if (0)',
     tests: '2: no parked reader',
   },
@@ -159,8 +171,8 @@ export const MUTANTS: readonly Mutant[] = [
     invariant: 1,
     name: 'leaves redirection while redirected data waits',
     file: REDIRECT,
-    from: 'if (leave != PASS_REASONS && waiting <= 0)',
-    to: 'if (leave != PASS_REASONS)',
+    from: '(leave != PASS_REASONS && waiting <= 0)',
+    to: '(leave != PASS_REASONS)',
     tests: 'short receives',
   },
   {
