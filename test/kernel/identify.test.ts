@@ -4,12 +4,12 @@
  * the data itself are checked.
  */
 import assert from 'node:assert/strict';
-import { inspect } from 'node:util';
 
-import { cgroupId } from '../../addon/index.js';
-import { type End, type PairRecord, SIDES } from '../../controller/datapath/pair-table.js';
-import { Connection, type ConnectionOptions, Endpoint } from './support/endpoint.js';
-import { type Child, needsRoot, Sandbox, skip, type SpawnOptions } from './support/sandbox.js';
+import { type PairRecord, SIDES } from '../../controller/datapath/pair-table.js';
+import { Connection, Endpoint } from './support/endpoint.js';
+import { assertEnds, type Exchange, Pairing } from './support/pairing.js';
+import { Python } from './support/python.js';
+import { needsRoot, Sandbox, skip } from './support/sandbox.js';
 import { eventually, Stack, type StackOptions } from './support/stack.js';
 import {
   allowSyn,
@@ -25,145 +25,13 @@ import {
   SERVER,
   sysctl,
   TO_SERVER,
-} from './support/topology.js';
-
-/** Sends so many messages of so many bytes each way and checks them. */
-type Exchange = (count: number, size: number) => Promise<unknown>;
-
-/**
- * Sockets of a Python process, for calls that the endpoint program lacks. Each
- * line of input is an expression or statements; the answer is its value.
- */
-const PYTHON_LOOP = String.raw`
-import ctypes, json, os, select, socket, struct, sys
-TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ, TCP_REPAIR_WINDOW = 19, 20, 21, 29
-RECEIVE_QUEUE, SEND_QUEUE, NO_PROBE = 1, 2, -1
-HOME = '127.0.0.1'
-libc = ctypes.CDLL(None, use_errno=True)
-
-def listener(protocol=0, backlog=128, **options):
-    s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, protocol)
-    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    for name, value in options.items():
-        s.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    s.bind((HOME, 0))
-    s.listen(backlog)
-    return s
-
-def client(of, protocol=0):
-    s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, protocol)
-    s.connect(of.getsockname())
-    return s
-
-def connection(of):
-    c = client(of)
-    return c, of.accept()[0]
-
-def port(s):
-    return s.getsockname()[1]
-
-def receive(s, size):
-    data = b''
-    while len(data) < size:
-        poll = select.poll()
-        poll.register(s, select.POLLIN)
-        assert poll.poll(10000), 'nothing came'
-        part = s.recv(size - len(data), socket.MSG_DONTWAIT)
-        assert part, 'end of stream'
-        data += part
-    return data
-
-def move(a, b, size):
-    data = os.urandom(size)
-    a.sendall(data)
-    assert receive(b, size) == data, 'the data differ'
-
-def exchange(a, b, count, size):
-    for _ in range(count):
-        move(a, b, size)
-        move(b, a, size)
-
-def reset(s):
-    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
-    s.close()
-
-def disconnect(s):
-    if libc.connect(s.fileno(), struct.pack('H14x', socket.AF_UNSPEC), 16):
-        raise OSError(ctypes.get_errno(), 'connect')
-
-# Sequence numbers of what this socket sends and receives next.
-def sequences(s):
-    s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
-    numbers = []
-    for queue in SEND_QUEUE, RECEIVE_QUEUE:
-        s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, queue)
-        numbers.append(s.getsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ) & 0xffffffff)
-    return numbers
-
-# A socket that is established without a handshake and still in repair mode.
-def restored(own, peer, numbers):
-    s = socket.socket()
-    s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
-    s.bind(own)
-    for queue, number in zip((SEND_QUEUE, RECEIVE_QUEUE), numbers):
-        s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, queue)
-        s.setsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ, struct.pack('I', number))
-    s.connect(peer)
-    return s
-
-def end_repair(s, how=0):
-    s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, how)
-
-# What checkpoint and restore do to a socket whose queues are empty.
-def restore(s):
-    numbers, own, peer = sequences(s), s.getsockname(), s.getpeername()
-    window = s.getsockopt(socket.IPPROTO_TCP, TCP_REPAIR_WINDOW, 20)
-    s.close()
-    s = restored(own, peer, numbers)
-    s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_WINDOW, window)
-    return s
-
-scope = globals()
-for line in sys.stdin:
-    code, answer = json.loads(line), {}
-    try:
-        try:
-            answer['value'] = eval(compile(code, 'test', 'eval'), scope)
-        except SyntaxError:
-            exec(code, scope)
-    except Exception as error:
-        answer['error'] = repr(error)
-    print(json.dumps(answer), flush=True)
-`;
-
-class Python {
-  readonly #child: Child;
-  #answers = 0;
-
-  constructor(sandbox: Sandbox, options: SpawnOptions = {}) {
-    this.#child = sandbox.spawn('python3', ['-u', '-c', PYTHON_LOOP], options);
-  }
-
-  /** Runs code; returns the value of an expression. */
-  async run<T = unknown>(code: string): Promise<T> {
-    const line = this.#answers++;
-    this.#child.write(JSON.stringify(code));
-    const text = await this.#child.until(({ lines }) => lines[line]);
-    const answer = JSON.parse(text) as { value?: T; error?: string };
-    if (answer.error !== undefined) throw new Error(`${code}: ${answer.error}`);
-    return answer.value as T;
-  }
-
-  /** Between two of its sockets. */
-  exchange(a: string, b: string): Exchange {
-    return (count, size) => this.run(`exchange(${a}, ${b}, ${String(count)}, ${String(size)})`);
-  }
-}
+} from './topology/network.js';
 
 describe('identify', function () {
   this.timeout(60_000);
   let sandbox: Sandbox;
   let stack: Stack;
+  let pairing: Pairing;
 
   before(function () {
     needsRoot(this);
@@ -177,98 +45,7 @@ describe('identify', function () {
 
   function start(options: StackOptions = {}): void {
     stack = new Stack(sandbox, options);
-  }
-
-  /** The reasons counted so far. */
-  function unpaired(): Record<string, number> {
-    return Object.fromEntries(Object.entries(stack.datapath.counters().unpaired).filter(([, count]) => count > 0));
-  }
-
-  const isDirect = (pair: PairRecord): boolean =>
-    pair.control.state === 'inserted' && pair.directions.every(({ path }) => path === 'direct');
-
-  /** Exchanges messages until the pair is promoted; then every message must be redirected, both ways. */
-  async function accelerated(find: () => PairRecord | undefined, exchange: Exchange): Promise<PairRecord> {
-    const promoted = await eventually('the pair', find);
-    const deadline = Date.now() + 10_000;
-    let now: PairRecord | undefined = promoted;
-    while (now === undefined || !isDirect(now)) {
-      assert.ok(
-        Date.now() < deadline,
-        `not redirecting within 10 s: ${inspect(now, { depth: 4 })}, ${inspect(stack.passed())}`,
-      );
-      await exchange(8, 64);
-      now = find();
-    }
-    await exchange(20, 500);
-    const after = stack.datapath.pairs.read(promoted.slot);
-    assert.ok(after);
-    assert.deepEqual(
-      after.directions.map(({ redirectedBytes }, side) => redirectedBytes - now.directions[side]!.redirectedBytes),
-      [10_000, 10_000],
-      JSON.stringify(stack.passed()),
-    );
-    assert.equal(after.control.generation, promoted.control.generation);
-    return after;
-  }
-
-  /** The same for two sockets of one process. */
-  async function acceleratedBetween(p: Python, client: string, server: string): Promise<PairRecord> {
-    const [clientPort, serverPort] = [await p.run<number>(`port(${client})`), await p.run<number>(`port(${server})`)];
-    const find = (): PairRecord | undefined => stack.records().find(({ ends: [end] }) => end.port === clientPort);
-    const pair = await accelerated(find, p.exchange(client, server));
-    assertEnds(pair, { port: clientPort, remotePort: serverPort }, { port: serverPort, remotePort: clientPort });
-    return pair;
-  }
-
-  /** The data are right, no pair was ever made for them and nothing was redirected. */
-  async function plain(exchange: Exchange): Promise<void> {
-    const { pairs } = stack.datapath.counters();
-    const redirected = stack.redirected();
-    await exchange(100, 300);
-    assert.equal(stack.datapath.counters().pairs, pairs);
-    assert.deepEqual(stack.redirected(), redirected);
-  }
-
-  /** Compares the fields named in the expectations. */
-  function assertEnds(pair: PairRecord, client: Partial<End>, server: Partial<End>): void {
-    for (const [side, wanted] of [client, server].entries()) {
-      const end = pair.ends[side];
-      assert.ok(end);
-      const got = Object.fromEntries(Object.keys(wanted).map((name) => [name, end[name as keyof End]]));
-      assert.deepEqual(got, wanted, `side ${String(side)}`);
-    }
-  }
-
-  /** Opens a connection between two cgroups, has it accelerated and checks the record against what the programs know. */
-  async function checked(options: ConnectionOptions, client: Partial<End>, server: Partial<End>): Promise<Connection> {
-    const homes = ['client', 'server'].map((name) => sandbox.makeCgroup(name)) as [string, string];
-    const c = await Connection.open(sandbox, {
-      ...options,
-      client: { cgroup: homes[0], ...options.client },
-      server: { cgroup: homes[1], ...options.server },
-    });
-    const pair = await accelerated(
-      () => c.pairIn(stack),
-      (count, size) => c.pingPong(count, size),
-    );
-    const own = (side: 0 | 1): Partial<End> => {
-      const { receives, receivedBytes } = pair.ends[side];
-      assert.ok(receives > 0 && receivedBytes > 0);
-      return {
-        netns: c.netns[side],
-        cgroupId: cgroupId(homes[side]),
-        pid: [c.client, c.server][side]!.child.pid,
-        program: 'endpoint',
-      };
-    };
-    assertEnds(
-      pair,
-      { ...own(0), port: c.clientPort, remotePort: options.connectPort ?? c.port, ...client },
-      { ...own(1), port: c.port, remotePort: c.seenPort, ...server },
-    );
-    assert.deepEqual(unpaired(), {});
-    return c;
+    pairing = new Pairing(sandbox, stack);
   }
 
   /** Waits until every slot has come back, and checks that none was lost or counted twice on the way. */
@@ -314,7 +91,7 @@ describe('identify', function () {
     ] as const) {
       it(what, async () => {
         start();
-        await checked(
+        await pairing.checked(
           options,
           end ?? { address: '127.8.8.8', remoteAddress: '127.7.7.7' },
           end ?? { address: '127.7.7.7', remoteAddress: '127.8.8.8' },
@@ -349,7 +126,7 @@ describe('identify', function () {
       }
       const pairs = await Promise.all(
         ends.map(async ({ handle, client, clientPort }) => {
-          const pair = await accelerated(
+          const pair = await pairing.accelerated(
             () => stack.records().find(({ ends: [end] }) => end.port === clientPort),
             async (messages, size) => {
               const echo = await server.background(
@@ -379,8 +156,8 @@ describe('identify', function () {
       await p.run('listening = listener(TCP_DEFER_ACCEPT=30); c = client(listening)');
       assert.equal(stack.datapath.pairs.tally().half, 1);
       await p.run('c.sendall(b"first"); s = listening.accept()[0]; assert receive(s, 5) == b"first"');
-      await acceleratedBetween(p, 'c', 's');
-      assert.deepEqual(unpaired(), {});
+      await pairing.acceleratedBetween(p, 'c', 's');
+      assert.deepEqual(pairing.unpaired(), {});
     });
   });
 
@@ -397,7 +174,7 @@ describe('identify', function () {
           { netns: netns[0], device: 'eth0', addresses: [`${addresses[0]}/${String(prefix)}`] },
           { netns: netns[1], device: 'eth0', addresses: [`${addresses[1]}/${String(prefix)}`] },
         );
-        const c = await checked(
+        const c = await pairing.checked(
           { address: addresses[1], client: { netns: netns[0] }, server: { netns: netns[1] } },
           { address: addresses[0], remoteAddress: addresses[1] },
           { address: addresses[1], remoteAddress: addresses[0] },
@@ -424,7 +201,7 @@ describe('identify', function () {
     it('from the host to a container', async () => {
       start();
       const { host, server } = makeContainerHost(sandbox);
-      await checked(
+      await pairing.checked(
         { address: SERVER, listen: '0.0.0.0', client: { netns: host }, server: { netns: server } },
         { address: HOST_TO_SERVER, remoteAddress: SERVER },
         { address: SERVER, remoteAddress: HOST_TO_SERVER },
@@ -434,7 +211,7 @@ describe('identify', function () {
     it('from one container to another through the host', async () => {
       start();
       const { host, client, server } = makeContainerHost(sandbox);
-      const c = await checked(
+      const c = await pairing.checked(
         { address: SERVER, client: { netns: client }, server: { netns: server } },
         { address: CLIENT, remoteAddress: SERVER },
         { address: SERVER, remoteAddress: CLIENT },
@@ -454,7 +231,7 @@ describe('identify', function () {
         const namespaces = makeContainerHost(sandbox);
         const problem = publishPort(namespaces.host, 8080, { address: SERVER, port: 80 });
         if (problem !== undefined) skip(this, problem);
-        const c = await checked(
+        const c = await pairing.checked(
           {
             listen: SERVER,
             port: 80,
@@ -491,7 +268,7 @@ describe('identify', function () {
       }
       const pairs = await Promise.all(
         connections.map((c) =>
-          accelerated(
+          pairing.accelerated(
             () => c.pairIn(stack),
             (count, size) => c.pingPong(count, size),
           ),
@@ -506,7 +283,7 @@ describe('identify', function () {
       }
       assert.equal(new Set(connections.flatMap(({ netns }) => netns)).size, 4);
       assert.equal(stack.datapath.counters().pairs, 2);
-      assert.deepEqual(unpaired(), {});
+      assert.deepEqual(pairing.unpaired(), {});
     });
   });
 
@@ -518,8 +295,8 @@ describe('identify', function () {
       it(`the ${side}`, async () => {
         start();
         const c = await Connection.open(sandbox, { [side]: { cgroup: sandbox.makeCgroup('outside', 'beside') } });
-        await plain((count, size) => c.pingPong(count, size));
-        assert.deepEqual(unpaired(), { [reason]: 1 });
+        await pairing.plain((count, size) => c.pingPong(count, size));
+        assert.deepEqual(pairing.unpaired(), { [reason]: 1 });
         assert.equal(stack.datapath.pairs.tally().free, 1024);
       });
     }
@@ -552,14 +329,14 @@ describe('identify', function () {
       const near = (): PairRecord | undefined => stack.pairOn(proxyPort);
       const far = (): PairRecord | undefined => stack.pairOn(serverPort);
       // One may redirect long before the other.
-      await accelerated(near, exchange);
+      await pairing.accelerated(near, exchange);
       assertEnds(
-        await accelerated(far, exchange),
+        await pairing.accelerated(far, exchange),
         { port: proxyClientPort, remotePort: serverPort, pid: proxy.pid },
         { port: serverPort, remotePort: proxyClientPort, pid: server.child.pid },
       );
       assertEnds(
-        await accelerated(near, exchange),
+        await pairing.accelerated(near, exchange),
         { port: clientPort, remotePort: proxyPort, pid: client.child.pid },
         { port: proxyPort, remotePort: clientPort, pid: proxy.pid },
       );
@@ -582,8 +359,8 @@ describe('identify', function () {
 one, two = (HOME, 4001), (HOME, 4002)
 a, b = restored(one, two, (1000, 2000)), restored(two, one, (2000, 1000))
 end_repair(a), end_repair(b)`);
-      await plain(p.exchange('a', 'b'));
-      assert.deepEqual(unpaired(), { remote_server: 2 });
+      await pairing.plain(p.exchange('a', 'b'));
+      assert.deepEqual(pairing.unpaired(), { remote_server: 2 });
     });
 
     it("a handshake of others can't be claimed", async () => {
@@ -597,12 +374,12 @@ end_repair(a), end_repair(b)`);
       const numbers = await outer.run<number[]>('sequences(c)');
       await outer.run('end_repair(c, NO_PROBE)');
       await inner.run(`impostor = restored((HOME, 4001), (HOME, 4002), ${JSON.stringify(numbers)})`);
-      assert.deepEqual(unpaired(), { repair: 1 });
+      assert.deepEqual(pairing.unpaired(), { repair: 1 });
       assert.equal(stack.datapath.pairs.tally().free, 1024);
       await outer.run('c.sendall(b"question")');
       await inner.run('s = listening.accept()[0]; assert receive(s, 8) == b"question"; s.sendall(b"answer")');
       await outer.run('assert receive(c, 6) == b"answer"');
-      assert.deepEqual(unpaired(), { repair: 1, remote_client: 1 });
+      assert.deepEqual(pairing.unpaired(), { repair: 1, remote_client: 1 });
       assert.equal(stack.datapath.counters().pairs, 0);
     });
 
@@ -610,10 +387,10 @@ end_repair(a), end_repair(b)`);
       start({ maxPairs: 2 });
       const p = new Python(sandbox, { netns: simpleNetns() });
       await p.run('listening = listener(); c, s = connection(listening)');
-      await acceleratedBetween(p, 'c', 's');
+      await pairing.acceleratedBetween(p, 'c', 's');
       await p.run('c = restore(c); end_repair(c)');
-      await plain(p.exchange('c', 's'));
-      assert.deepEqual(unpaired(), { remote_server: 1 });
+      await pairing.plain(p.exchange('c', 's'));
+      assert.deepEqual(pairing.unpaired(), { remote_server: 1 });
       await p.run('c.close(); s.close(); listening.close()');
       await nothingLeaked(2);
     });
@@ -627,9 +404,9 @@ end_repair(a), end_repair(b)`);
       assert.equal(stack.datapath.pairs.tally().free, 1);
       await p.run('other = listener(); a, b = connection(other)');
       await p.run('c.sendall(b"first"); s = listening.accept()[0]; assert receive(s, 5) == b"first"');
-      await plain(p.exchange('c', 's'));
-      assert.deepEqual(unpaired(), { repair: 1, released: 1 });
-      await acceleratedBetween(p, 'a', 'b');
+      await pairing.plain(p.exchange('c', 's'));
+      assert.deepEqual(pairing.unpaired(), { repair: 1, released: 1 });
+      await pairing.acceleratedBetween(p, 'a', 'b');
       await p.run('for x in a, b, c, s, listening, other: x.close()');
       await nothingLeaked(1);
     });
@@ -653,7 +430,7 @@ c, d = chosen(77)`);
         ['a', 'b'],
         ['c', 'd'],
       ] as const) {
-        assertEnds(await acceleratedBetween(p, client, server), {}, { port });
+        assertEnds(await pairing.acceleratedBetween(p, client, server), {}, { port });
       }
     });
   });
@@ -674,16 +451,16 @@ def fast_open():
     return c, s`);
       // The first asks for a cookie: an ordinary handshake.
       await p.run('a, b = fast_open()');
-      assertEnds(await acceleratedBetween(p, 'a', 'b'), {}, { port });
-      assert.deepEqual(unpaired(), {});
+      assertEnds(await pairing.acceleratedBetween(p, 'a', 'b'), {}, { port });
+      assert.deepEqual(pairing.unpaired(), {});
       await p.run('c, d = fast_open()');
       assert.equal(
         await p.run(`d.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[5] & 32`),
         32,
         'no data in the SYN',
       );
-      await plain(p.exchange('c', 'd'));
-      assert.deepEqual(unpaired(), { remote_client: 1, remote_server: 1 });
+      await pairing.plain(p.exchange('c', 'd'));
+      assert.deepEqual(pairing.unpaired(), { remote_client: 1, remote_server: 1 });
     });
 
     it('SYN cookies: the handshake is not remembered, the connection is left to TCP', async () => {
@@ -693,8 +470,8 @@ def fast_open():
       const p = new Python(sandbox, { netns });
       await p.run('listening = listener(); c, s = connection(listening)');
       assert.match(inside(netns, 'nstat', '-asz', 'TcpExtSyncookiesRecv'), /SyncookiesRecv\s+1\b/);
-      await plain(p.exchange('c', 's'));
-      assert.deepEqual(unpaired(), { remote_client: 1, remote_server: 1 });
+      await pairing.plain(p.exchange('c', 's'));
+      assert.deepEqual(pairing.unpaired(), { remote_client: 1, remote_server: 1 });
     });
 
     it('simultaneous open', async function () {
@@ -715,9 +492,9 @@ for s, own, peer in (a, 4001, 4002), (b, 4002, 4001):
 for s in a, b:
     assert select.select([], [s], [], 10)[1] and s.getpeername()
     s.setblocking(True)`);
-      await plain(p.exchange('a', 'b'));
+      await pairing.plain(p.exchange('a', 'b'));
       // Whose segment came first decides which end counts as the one that connected.
-      const { remote_client = 0, remote_server = 0 } = unpaired();
+      const { remote_client = 0, remote_server = 0 } = pairing.unpaired();
       assert.equal(remote_client + remote_server, 2);
     });
 
@@ -727,8 +504,8 @@ for s in a, b:
       await p.run(
         's = socket.socket(); s.bind((HOME, 4001)); s.connect((HOME, 4001)); s.setsockopt(6, socket.TCP_NODELAY, 1)',
       );
-      await plain(p.exchange('s', 's'));
-      assert.deepEqual(unpaired(), { remote_client: 1 });
+      await pairing.plain(p.exchange('s', 's'));
+      assert.deepEqual(pairing.unpaired(), { remote_client: 1 });
     });
   });
 
@@ -740,8 +517,8 @@ for s in a, b:
       const p = new Python(sandbox);
       await p.run(`l = listener(${String(MPTCP)})`).catch((error: unknown) => skip(this, `no MPTCP: ${String(error)}`));
       await p.run(`c = client(l, ${String(MPTCP)}); s = l.accept()[0]`);
-      await plain(p.exchange('c', 's'));
-      assert.deepEqual(unpaired(), { mptcp: 1, remote_client: 1 });
+      await pairing.plain(p.exchange('c', 's'));
+      assert.deepEqual(pairing.unpaired(), { mptcp: 1, remote_client: 1 });
     });
 
     it('an MPTCP client of a TCP server', async function () {
@@ -750,8 +527,8 @@ for s in a, b:
       await p
         .run(`l = listener(); c = client(l, ${String(MPTCP)}); s = l.accept()[0]`)
         .catch((error: unknown) => skip(this, `no MPTCP: ${String(error)}`));
-      await plain(p.exchange('c', 's'));
-      assert.deepEqual(unpaired(), { mptcp: 1, remote_client: 1 });
+      await pairing.plain(p.exchange('c', 's'));
+      assert.deepEqual(pairing.unpaired(), { mptcp: 1, remote_client: 1 });
     });
 
     it('a TCP client of an MPTCP server has a TCP socket at both ends', async function () {
@@ -759,7 +536,7 @@ for s in a, b:
       const p = new Python(sandbox);
       await p.run(`l = listener(${String(MPTCP)})`).catch((error: unknown) => skip(this, `no MPTCP: ${String(error)}`));
       await p.run('c, s = connection(l)');
-      await acceleratedBetween(p, 'c', 's');
+      await pairing.acceleratedBetween(p, 'c', 's');
     });
   });
 
@@ -769,29 +546,29 @@ for s in a, b:
       const p = new Python(sandbox);
       const port = await p.run<number>('(l := listener()) and port(l)');
       await p.run('a, b = connection(l); c, d = connection(l); e, f = connection(l)');
-      await plain(p.exchange('e', 'f'));
-      assert.deepEqual(unpaired(), { table_full: 1, remote_client: 1 });
-      await acceleratedBetween(p, 'a', 'b');
-      await acceleratedBetween(p, 'c', 'd');
+      await pairing.plain(p.exchange('e', 'f'));
+      assert.deepEqual(pairing.unpaired(), { table_full: 1, remote_client: 1 });
+      await pairing.acceleratedBetween(p, 'a', 'b');
+      await pairing.acceleratedBetween(p, 'c', 'd');
       await p.run('a.close(); b.close()');
       await eventually('a slot is free', () => stack.datapath.pairs.tally().free === 1);
       await p.run('a, b = connection(l)');
-      assertEnds(await acceleratedBetween(p, 'a', 'b'), {}, { port });
-      await acceleratedBetween(p, 'c', 'd');
+      assertEnds(await pairing.acceleratedBetween(p, 'a', 'b'), {}, { port });
+      await pairing.acceleratedBetween(p, 'c', 'd');
     });
 
     it('a reader that takes the name of an excluded program is taken back', async () => {
       start();
       const p = new Python(sandbox);
       await p.run('l = listener(); a, b = connection(l)');
-      const { slot } = await acceleratedBetween(p, 'a', 'b');
+      const { slot } = await pairing.acceleratedBetween(p, 'a', 'b');
       // As execve(2) does: the same process under another name.
       await p.run("open('/proc/self/comm', 'w').write('haproxy')");
       await p.run('exchange(a, b, 600, 10)');
       await eventually('taken back', () => stack.datapath.pairs.control(slot).state === 'observed');
       const record = stack.datapath.pairs.read(slot);
       assert.deepEqual([record?.refusal, record?.demotion], ['program', 'program']);
-      await plain(p.exchange('a', 'b'));
+      await pairing.plain(p.exchange('a', 'b'));
     });
 
     it('2000 connections one after the other give every slot back', async () => {
@@ -835,7 +612,7 @@ def churn(count):
           'c.sendall(b"x" * 100); s.close(); c.close()',
         ]) {
           await p.run('c, s = connection(l)');
-          const { slot } = await acceleratedBetween(p, 'c', 's');
+          const { slot } = await pairing.acceleratedBetween(p, 'c', 's');
           const own = (): number =>
             SIDES.reduce<number>((sum, side) => sum + stack.datapath.pairs.redirectedBytes(slot, side), 0);
           redirected += own() + (end.includes('sendall') ? 100 : 0);
@@ -860,18 +637,18 @@ def churn(count):
         assert.equal(stack.datapath.pairs.tally().half, 1);
         sysctl(netns, 'net.core.optmem_max', 1);
         await p.run('c.sendall(b"first"); s = l.accept()[0]; assert receive(s, 5) == b"first"');
-        await plain(p.exchange('c', 's'));
+        await pairing.plain(p.exchange('c', 's'));
         await p.run(leave);
         await eventually(`the slot is free after ${leave}`, () => stack.datapath.pairs.tally().free === 4);
         sysctl(netns, 'net.core.optmem_max', limit.trim());
       }
       await nothingLeaked(4);
       sysctl(netns, 'net.core.optmem_max', 1);
-      const before = unpaired();
+      const before = pairing.unpaired();
       await p.run('c, s = connection(m)');
-      await plain(p.exchange('c', 's'));
+      await pairing.plain(p.exchange('c', 's'));
       assert.equal(stack.datapath.pairs.tally().free, 4);
-      assert.deepEqual([before['storage'], unpaired()['storage']], [3, 4]);
+      assert.deepEqual([before['storage'], pairing.unpaired()['storage']], [3, 4]);
       assert.equal(stack.datapath.counters().releaseFailed, 0);
     });
 
@@ -880,8 +657,8 @@ def churn(count):
       stack.datapath.settings.paused = true;
       const p = new Python(sandbox);
       await p.run('l = listener(); c, s = connection(l)');
-      await plain(p.exchange('c', 's'));
-      assert.deepEqual(unpaired(), { paused: 1, remote_client: 1 });
+      await pairing.plain(p.exchange('c', 's'));
+      assert.deepEqual(pairing.unpaired(), { paused: 1, remote_client: 1 });
     });
 
     it('clients that leave before the server joins leak nothing', async () => {
@@ -906,8 +683,8 @@ for c in several: c.sendall(b'first')`);
       await eventually('that slot is free', () => stack.datapath.pairs.tally().free === 2);
       await p.run('several[1].sendall(b"again"); s = l.accept()[0]; t = l.accept()[0]');
       await p.run('assert receive(s, 5) == b"first"; assert receive(t, 10) == b"firstagain"');
-      await acceleratedBetween(p, 'several[0]', 's');
-      await acceleratedBetween(p, 'several[1]', 't');
+      await pairing.acceleratedBetween(p, 'several[0]', 's');
+      await pairing.acceleratedBetween(p, 'several[1]', 't');
       await p.run('for x in *several, s, t: x.close()');
       // The listener goes while its clients wait.
       await p.run('l.listen(16); several = [client(l) for _ in range(4)]');
@@ -934,13 +711,13 @@ for c in several: c.sendall(b'first')`);
       start({ maxPairs: 4 });
       const p = new Python(sandbox);
       await p.run('l = listener(); c, s = connection(l)');
-      const { slot } = await acceleratedBetween(p, 'c', 's');
+      const { slot } = await pairing.acceleratedBetween(p, 'c', 's');
       const before = stack.datapath.pairs.redirectedBytes(slot, 1);
       await p.run('s.sendall(b"of yesterday")');
       assert.equal(stack.datapath.pairs.redirectedBytes(slot, 1), before + 12, 'redirected and unread');
       await p.run('disconnect(c); s.close(); c.connect(l.getsockname()); s = l.accept()[0]');
       await p.exchange('c', 's')(10, 100);
-      await acceleratedBetween(p, 'c', 's');
+      await pairing.acceleratedBetween(p, 'c', 's');
       await p.run('for x in c, s, l: x.close()');
       await nothingLeaked(4);
     });
@@ -950,11 +727,11 @@ for c in several: c.sendall(b'first')`);
       const p = new Python(sandbox);
       await p.run('l, m = listener(), listener(); c, s = connection(l)');
       for (let n = 0; n < 10; n++) {
-        await acceleratedBetween(p, 'c', 's');
+        await pairing.acceleratedBetween(p, 'c', 's');
         await p.run(
           `disconnect(c); s.close(); of = (l, m)[${String(n % 2)}]; c.connect(of.getsockname()); s = of.accept()[0]`,
         );
-        const pair = await acceleratedBetween(p, 'c', 's');
+        const pair = await pairing.acceleratedBetween(p, 'c', 's');
         assertEnds(pair, { remotePort: await p.run('port(of)') }, { port: await p.run('port(of)') });
         await eventually('the earlier slot is free', () => stack.datapath.pairs.tally().free === 3);
       }
@@ -967,11 +744,11 @@ for _ in range(100):
     s = l.accept()[0]
     old.close()
     exchange(c, s, 2, 100)`);
-      await acceleratedBetween(p, 'c', 's');
+      await pairing.acceleratedBetween(p, 'c', 's');
       // The same socket as a server: its storage is of a pair long gone.
       await p.run('disconnect(c); s.close(); c.bind((HOME, 0)); c.listen(1); a, b = connection(c)');
-      await acceleratedBetween(p, 'a', 'b');
-      assert.deepEqual(unpaired(), {});
+      await pairing.acceleratedBetween(p, 'a', 'b');
+      assert.deepEqual(pairing.unpaired(), {});
       await p.run('for x in a, b, c, l, m: x.close()');
       await nothingLeaked(4);
     });

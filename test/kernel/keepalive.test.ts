@@ -13,7 +13,7 @@ import {
   SERVER,
   sysctl,
   trackedConnections,
-} from './support/topology.js';
+} from './topology/network.js';
 
 /** Of established connections without traffic, seconds. */
 const TIMEOUT = 2;

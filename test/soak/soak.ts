@@ -8,7 +8,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 
 import { run } from '../kernel/support/daemon.js';
 import { program, Sandbox } from '../kernel/support/sandbox.js';
-import { joinByVeth } from '../kernel/support/topology.js';
+import { joinByVeth } from '../kernel/topology/network.js';
 import { ControllerUnderTest, type Counts, type Sample } from './controller.js';
 import { type Endpoint, Endpoints, type Place, type Stats } from './endpoints.js';
 import { MemoryLimit } from '../kernel/support/memory.js';

@@ -2,10 +2,11 @@
 import assert from 'node:assert/strict';
 
 import type { PairRecord } from '../../../controller/datapath/pair-table.js';
+import type { Container } from './container.js';
 import type { MemoryLimit } from './memory.js';
 import { type Child, program, type Sandbox, type SpawnOptions } from './sandbox.js';
 import { eventually, type Stack } from './stack.js';
-import { netnsInode } from './topology.js';
+import { netnsInode } from '../topology/network.js';
 
 export interface Answer {
   ok: boolean;
@@ -22,11 +23,18 @@ export interface Answer {
 
 export class Endpoint {
   readonly child: Child;
+  readonly #container: Container | undefined;
   /** Lines of the child already given to a caller. */
   readonly #taken = new Set<number>();
 
   constructor(sandbox: Sandbox, options: SpawnOptions = {}) {
-    this.child = sandbox.spawn(program('endpoint'), [], options);
+    this.#container = options.container;
+    this.child = sandbox.spawn(options.container ? '/programs/endpoint' : program('endpoint'), [], options);
+  }
+
+  /** Of the program; in a container only once it has answered. */
+  get pid(): number {
+    return this.#container?.pid ?? this.child.pid;
   }
 
   /** Runs a command and returns its answer, whatever it says. */

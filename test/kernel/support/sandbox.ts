@@ -14,6 +14,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 import { mountBpf } from '../../../addon/index.js';
 import { Datapath } from '../../../controller/datapath/datapath.js';
 import { cgroupRoot } from '../../../controller/probe/host.js';
+import type { Container } from './container.js';
 
 export const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..');
 
@@ -121,6 +122,8 @@ export interface SpawnOptions {
   cgroup?: string | null;
   /** Network namespace by name (ip-netns(8)). */
   netns?: string;
+  /** Runs it there instead; the container has its own namespaces and cgroup, and `cgroup` is that of runc. */
+  container?: Container;
   env?: Record<string, string>;
 }
 
@@ -168,8 +171,8 @@ export class Sandbox {
 
   spawn(command: string, args: string[], options: SpawnOptions = {}): Child {
     const cgroup = options.cgroup === undefined ? this.cgroup : options.cgroup;
-    const inner =
-      options.netns === undefined ? [command, ...args] : ['ip', 'netns', 'exec', options.netns, command, ...args];
+    const program = options.container?.command(command, args) ?? [command, ...args];
+    const inner = options.netns === undefined ? program : ['ip', 'netns', 'exec', options.netns, ...program];
     const script = cgroup === null ? 'exec "$@"' : 'echo $$ >"$0/cgroup.procs" && exec "$@"';
     const child = new Child(
       spawn('/bin/sh', ['-c', script, cgroup ?? 'sh', ...inner], {

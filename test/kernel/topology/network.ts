@@ -2,7 +2,7 @@
 import { execFileSync } from 'node:child_process';
 import { statSync } from 'node:fs';
 
-import type { Sandbox } from './sandbox.js';
+import type { Sandbox } from '../support/sandbox.js';
 
 /** One end of a veth pair. */
 export interface Interface {

@@ -1,0 +1,130 @@
+/** Sockets of a Python process, for system calls that the endpoint program lacks. */
+import type { Exchange } from './pairing.js';
+import type { Child, Sandbox, SpawnOptions } from './sandbox.js';
+
+/** Each line of input is an expression or statements; the answer is its value. */
+const PYTHON_LOOP = String.raw`
+import ctypes, json, os, select, socket, struct, sys
+TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ, TCP_REPAIR_WINDOW = 19, 20, 21, 29
+RECEIVE_QUEUE, SEND_QUEUE, NO_PROBE = 1, 2, -1
+HOME = '127.0.0.1'
+libc = ctypes.CDLL(None, use_errno=True)
+
+def listener(protocol=0, backlog=128, **options):
+    s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, protocol)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for name, value in options.items():
+        s.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    s.bind((HOME, 0))
+    s.listen(backlog)
+    return s
+
+def client(of, protocol=0):
+    s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, protocol)
+    s.connect(of.getsockname())
+    return s
+
+def connection(of):
+    c = client(of)
+    return c, of.accept()[0]
+
+def port(s):
+    return s.getsockname()[1]
+
+def receive(s, size):
+    data = b''
+    while len(data) < size:
+        poll = select.poll()
+        poll.register(s, select.POLLIN)
+        assert poll.poll(10000), 'nothing came'
+        part = s.recv(size - len(data), socket.MSG_DONTWAIT)
+        assert part, 'end of stream'
+        data += part
+    return data
+
+def move(a, b, size):
+    data = os.urandom(size)
+    a.sendall(data)
+    assert receive(b, size) == data, 'the data differ'
+
+def exchange(a, b, count, size):
+    for _ in range(count):
+        move(a, b, size)
+        move(b, a, size)
+
+def reset(s):
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    s.close()
+
+def disconnect(s):
+    if libc.connect(s.fileno(), struct.pack('H14x', socket.AF_UNSPEC), 16):
+        raise OSError(ctypes.get_errno(), 'connect')
+
+# Sequence numbers of what this socket sends and receives next.
+def sequences(s):
+    s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+    numbers = []
+    for queue in SEND_QUEUE, RECEIVE_QUEUE:
+        s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, queue)
+        numbers.append(s.getsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ) & 0xffffffff)
+    return numbers
+
+# A socket that is established without a handshake and still in repair mode.
+def restored(own, peer, numbers):
+    s = socket.socket()
+    s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+    s.bind(own)
+    for queue, number in zip((SEND_QUEUE, RECEIVE_QUEUE), numbers):
+        s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, queue)
+        s.setsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ, struct.pack('I', number))
+    s.connect(peer)
+    return s
+
+def end_repair(s, how=0):
+    s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, how)
+
+# What checkpoint and restore do to a socket whose queues are empty.
+def restore(s):
+    numbers, own, peer = sequences(s), s.getsockname(), s.getpeername()
+    window = s.getsockopt(socket.IPPROTO_TCP, TCP_REPAIR_WINDOW, 20)
+    s.close()
+    s = restored(own, peer, numbers)
+    s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_WINDOW, window)
+    return s
+
+scope = globals()
+for line in sys.stdin:
+    code, answer = json.loads(line), {}
+    try:
+        try:
+            answer['value'] = eval(compile(code, 'test', 'eval'), scope)
+        except SyntaxError:
+            exec(code, scope)
+    except Exception as error:
+        answer['error'] = repr(error)
+    print(json.dumps(answer), flush=True)
+`;
+
+export class Python {
+  readonly #child: Child;
+  #answers = 0;
+
+  constructor(sandbox: Sandbox, options: SpawnOptions = {}) {
+    this.#child = sandbox.spawn('python3', ['-u', '-c', PYTHON_LOOP], options);
+  }
+
+  /** Runs code; returns the value of an expression. */
+  async run<T = unknown>(code: string): Promise<T> {
+    const line = this.#answers++;
+    this.#child.write(JSON.stringify(code));
+    const text = await this.#child.until(({ lines }) => lines[line]);
+    const answer = JSON.parse(text) as { value?: T; error?: string };
+    if (answer.error !== undefined) throw new Error(`${code}: ${answer.error}`);
+    return answer.value as T;
+  }
+
+  /** Between two of its sockets. */
+  exchange(a: string, b: string): Exchange {
+    return (count, size) => this.run(`exchange(${a}, ${b}, ${String(count)}, ${String(size)})`);
+  }
+}
