@@ -421,7 +421,7 @@ describe('patterns for names', () => {
     [containerMatcher, A.slice(0, 12), [docker, nested, quadlet]],
     [containerMatcher, B.slice(0, 13), [nested]],
     [containerMatcher, `${A.slice(0, 12)}00`, []],
-    [containerMatcher, `${A.slice(1, 14)}`, []],
+    [containerMatcher, A.slice(1, 14), []],
     [containerMatcher, 'd67*', [nested]],
     [containerMatcher, '[0-4]*', [docker, nested, quadlet]],
     [containerMatcher, '*', [docker, nested, quadlet]],
