@@ -276,6 +276,7 @@ const cases: Record<string, [path: string, expected: Expected][]> = {
       `/libpod_parent/${B}/libpod-${A}`,
       { short: 'pod:d6701ec2/3f2a1b4c5d6e', container: [A, 'podman'], pod: [B, null] },
     ],
+    [`/libpod_parent/${B}`, { short: 'pod:d6701ec2', pod: [B, null] }],
     ['/libpod_parent/conmon', { short: '/libpod_parent/conmon' }],
   ],
   'what only looks like one': [
