@@ -3,7 +3,7 @@
  * covers what runs inside what it names, as a cgroup does.
  */
 import { glob, type Matcher, patternProblem, sets, wildcard } from './glob.js';
-import { isUnitName, type Name, unitTypes } from './names.js';
+import { isPodUid, isUnitName, type Name, unitTypes } from './names.js';
 
 /** Tells whether one of the names of an end matches. */
 export type NameMatcher = (names: readonly Name[]) => boolean;
@@ -24,7 +24,10 @@ export function unitProblem(pattern: string): string | undefined {
   return isUnitName(name) ? undefined : foreign;
 }
 
-/** Matches units, slices among them, as systemctl(1) does: a name without a type is that of a service, a glob is taken as it is. */
+/**
+ * Matches units, slices among them, as systemctl(1) does: a name without a type is that of a service, a glob stands for
+ * the whole name.
+ */
 export function unitMatcher(pattern: string): NameMatcher {
   const matches = isGlob(pattern) ? glob(pattern) : equals(withType(pattern));
   return (names) => names.some((name) => (name.kind === 'unit' || name.kind === 'slice') && matches(name.name));
@@ -42,11 +45,9 @@ export function containerMatcher(pattern: string): NameMatcher {
   return (names) => names.some((name) => name.kind === 'container' && matches(name.id));
 }
 
-const podUid = /^(?:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|[0-9a-f]{32}|[0-9a-f]{64})$/;
-
 /** What is wrong with the uid or glob of a pod, as the end of a sentence with its remedy. */
 export function podProblem(pattern: string): string | undefined {
-  if (isGlob(pattern) ? isHex(pattern.replaceAll('-', '')) : podUid.test(pattern)) return patternProblem(pattern);
+  if (isGlob(pattern) ? isHex(pattern.replaceAll('-', '')) : isPodUid(pattern)) return patternProblem(pattern);
   return 'is no uid of a pod: write metadata.uid (of a static pod, its annotation kubernetes.io/config.hash), or a glob such as 3f2a*';
 }
 

@@ -103,6 +103,13 @@ const podUid = (dash: string): string => `[0-9a-f]{8}${dash}(?:[0-9a-f]{4}${dash
 const podSlice = new RegExp(`(?:^|-)kubepods(?:-(besteffort|burstable))?-pod(${podUid('_')})\\.slice$`);
 const podDirectory = new RegExp(`^pod(${podUid('-')})$`);
 const podmanSlice = new RegExp(`-libpod_pod_(${hexId})\\.slice$`);
+const anyPodUid = new RegExp(`^(?:${podUid('-')}|${hexId})$`);
+
+/** Whether a pod may have this uid, or be a pod of podman with this id. */
+export function isPodUid(text: string): boolean {
+  return anyPodUid.test(text);
+}
+
 /** What podman's cgroupfs driver puts everything below. */
 const podmanParent = 'libpod_parent';
 

@@ -100,7 +100,7 @@ const rule = z
       }),
       pod: oneOrMany('pod', pod, 'a uid or a list of uids: put it in quotes').meta({
         description:
-          'Pods by uid or a glob; of a static pod, its annotation kubernetes.io/config.hash. Pods of Podman by their id.',
+          'Pods by uid or a glob; of a static pod, its annotation kubernetes.io/config.hash. Pods of Podman by their whole id.',
       }),
       ports: nonEmpty('ports', port).optional().meta({ description: "Either end's port." }),
       programs: nonEmpty('programs', program).optional().meta({
