@@ -134,6 +134,15 @@ export class Connection {
       if (options.memory !== undefined) await client.do('pid');
       options.memory?.add(child.pid);
     }
+    return Connection.between(client, server, options);
+  }
+
+  /** Connects two endpoints that run already. */
+  static async between(
+    client: Endpoint,
+    server: Endpoint,
+    options: Omit<ConnectionOptions, 'client' | 'server' | 'memory'> = {},
+  ): Promise<Connection> {
     const address = options.address ?? '127.0.0.1';
     const listen = options.listen ?? address;
     const family = (of: string): string => (of.includes(':') ? '6' : '4');

@@ -5,7 +5,7 @@ import { relative } from 'node:path';
 import { SIDES } from '../../../controller/datapath/pair-table.js';
 import { compilePolicy } from '../../../controller/policy/evaluate.js';
 import { cgroupRoot } from '../../../controller/probe/host.js';
-import { type DirectionRow, type EndRow, pairRows, type PairRow } from '../../../controller/view/pairs.js';
+import { type EndRow, pairRows, type PairRow } from '../../../controller/view/pairs.js';
 import { Connection } from '../support/endpoint.js';
 import type { Sandbox, SpawnOptions } from '../support/sandbox.js';
 import { EAGER, policyOf, type Stack } from '../support/stack.js';
@@ -88,16 +88,23 @@ export async function checkRoutes(stack: Stack, subjects: readonly Subject[]): P
 
 /** Has a connection promoted; then every byte is redirected, and none crosses the interface. */
 async function redirects(stack: Stack, subject: Subject): Promise<void> {
-  const { connection } = subject;
-  await connection.promote(stack);
+  await subject.connection.promote(stack);
+  const before = interfaceBytes(subject.crosses);
+  await redirectsAll(stack, subject);
+  const crossed = interfaceBytes(subject.crosses) - before;
+  assert.ok(crossed < 0.05 * PAYLOAD, `${String(crossed)} bytes crossed though redirected`);
+}
+
+/** Of a promoted connection every byte is redirected. */
+export async function redirectsAll(stack: Stack, subject: Subject): Promise<void> {
   const before = rowOf(stack, subject);
-  const crossed = await crossing(subject);
+  await exchange(subject);
   const after = rowOf(stack, subject);
   assertRow(subject, after);
   assert.equal(after.id, before.id);
   assert.equal(after.reason, null);
   for (const direction of ['toServer', 'toClient'] as const) {
-    const grown = (name: keyof DirectionRow & `redirected${string}`): number =>
+    const grown = (name: 'redirectedBytes' | 'redirectedMessages'): number =>
       after[direction][name] - before[direction][name];
     assert.deepEqual(
       { path: after[direction].path, bytes: grown('redirectedBytes'), messages: grown('redirectedMessages') },
@@ -105,20 +112,18 @@ async function redirects(stack: Stack, subject: Subject): Promise<void> {
       `${direction}: ${JSON.stringify(after)}`,
     );
   }
-  assert.ok(crossed < 0.05 * PAYLOAD, `${String(crossed)} bytes crossed though redirected`);
 }
 
-/** All bytes go over the interface. */
+/** Every byte goes over the interface. */
 async function crosses(subject: Subject): Promise<void> {
-  const crossed = await crossing(subject);
+  const before = interfaceBytes(subject.crosses);
+  await exchange(subject);
+  const crossed = interfaceBytes(subject.crosses) - before;
   assert.ok(crossed > 2 * PAYLOAD, `only ${String(crossed)} bytes crossed on TCP`);
 }
 
-/** Exchanges the payload; returns how many bytes crossed the interface. */
-async function crossing({ connection, crosses: device }: Subject): Promise<number> {
-  const before = interfaceBytes(device);
+async function exchange({ connection }: Subject): Promise<void> {
   await connection.pingPong(MESSAGES, SIZE);
-  return interfaceBytes(device) - before;
 }
 
 /** The connection as `pairs` shows it. */

@@ -22,6 +22,11 @@ interface Rules {
   nftables: string;
 }
 
+/** Throws the reason why something can't be done. */
+export function must(problem: string | undefined): void {
+  if (problem !== undefined) throw new Error(problem);
+}
+
 /** Why a tool can't be used, if so. */
 export function whyNotFilter(filter: Filter): string | undefined {
   try {
@@ -182,9 +187,14 @@ export function clusterAddress(
   );
 }
 
-/** Takes all translation away; what connection tracking knows stays. */
-export function flushTranslation(netns: string): void {
-  inside(netns, 'sh', '-c', `iptables -t nat -F; nft delete table ip ${TABLE} 2>&-; true`);
+/** Publishes no port any more; connections that are known stay translated, as long as the table has other rules. */
+export function unpublishPorts(netns: string): void {
+  for (const [chain, name] of [
+    ['PREROUTING', 'in'],
+    ['OUTPUT', 'own'],
+  ] as const) {
+    inside(netns, 'sh', '-c', `iptables -t nat -F ${chain} || nft flush chain ip ${TABLE} ${name}`);
+  }
 }
 
 /** Drops what asks for a connection until `allowSyn`. Returns the reason if that can't be done. */

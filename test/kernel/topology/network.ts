@@ -113,12 +113,19 @@ export function makeContainerHost(sandbox: Sandbox): ContainerHost {
   return { host, server, client };
 }
 
-/** What is plugged into a bridge: its interface is eth0, `port` is the host's end of the cable. */
-export interface Plugged {
-  netns: string;
+/** What a bridge knows of something that is plugged in. */
+export interface Cable {
+  /** The host's end. */
   port: string;
+  /** Stays when it is plugged in again, as engines see to it: neighbours need not ask anew. */
+  mac: string;
   address: string;
   address6: string;
+}
+
+/** A namespace that is plugged in; its end is eth0. */
+export interface Plugged extends Cable {
+  netns: string;
 }
 
 /** A namespace that plays a host with a bridge, as container engines lay it out. */
@@ -140,7 +147,8 @@ export class BridgedHost {
     this.netns = this.#makeNetns(name);
     this.address = this.#address(1);
     this.address6 = this.#address6(1);
-    ip(this.netns, 'link', 'add', BridgedHost.BRIDGE, 'type', 'bridge');
+    // Else it has the lowest of its ports', and changes it when that goes.
+    ip(this.netns, 'link', 'add', BridgedHost.BRIDGE, 'address', '02:00:00:00:01:01', 'type', 'bridge');
     setUp({
       netns: this.netns,
       device: BridgedHost.BRIDGE,
@@ -157,23 +165,45 @@ export class BridgedHost {
 
   /** Makes a namespace and plugs it in. */
   plug(name: string): Plugged {
-    const last = ++this.#last;
-    const machine = {
-      netns: this.#makeNetns(`${this.#name}-${name}`),
-      port: `port${String(last)}`,
-      address: this.#address(last),
-      address6: this.#address6(last),
-    };
+    const machine = this.#machine(this.#makeNetns(`${this.#name}-${name}`));
     this.connect(machine);
     return machine;
   }
 
+  /**
+   * Plugs in the namespace of a process, which goes with that. It has a name only
+   * while `prepare` runs.
+   */
+  plugProcess(pid: number, prepare: (machine: Plugged) => void = () => undefined): Cable {
+    const machine = this.#machine(`${this.netns}-${String(pid)}`);
+    execFileSync('ip', ['netns', 'attach', machine.netns, String(pid)]);
+    try {
+      this.connect(machine);
+      prepare(machine);
+    } finally {
+      execFileSync('ip', ['netns', 'delete', machine.netns]);
+    }
+    return machine;
+  }
+
+  #machine(netns: string): Plugged {
+    const last = ++this.#last;
+    const [address, address6] = [this.#address(last), this.#address6(last)];
+    return { netns, port: `port${String(last)}`, mac: `02:00:00:00:02:0${String(last)}`, address, address6 };
+  }
+
+  /** Whether a cable still leads there: it goes with the namespace at its other end. */
+  hasPort({ port }: Cable): boolean {
+    return ip(this.netns, '-br', 'link').includes(`${port}@`);
+  }
+
   /** Gives a namespace the cable to the bridge, its addresses and routes; again after `disconnect`. */
-  connect({ netns, port, address, address6 }: Plugged): void {
+  connect({ netns, port, mac, address, address6 }: Plugged): void {
     joinByVeth(
       { netns: this.netns, device: port, addresses: [] },
       { netns, device: 'eth0', addresses: [`${address}/24`, `${address6}/64`] },
     );
+    ip(netns, 'link', 'set', 'eth0', 'address', mac);
     ip(this.netns, 'link', 'set', port, 'master', BridgedHost.BRIDGE);
     noticeCarrier({ netns: this.netns, device: BridgedHost.BRIDGE });
     // What bridge-nf-call-iptables translates does not leave the bridge: back to where it came from, too.
@@ -181,7 +211,14 @@ export class BridgedHost {
     this.route({ netns });
   }
 
-  /** The default routes of what is plugged in, which go when its interface goes down. */
+  /** Starts an interface again that was taken down, which had cost it its IPv6 address and its routes. */
+  start(machine: Plugged): void {
+    setUp({ ...machine, device: 'eth0', addresses: [`${machine.address6}/64`] });
+    noticeCarrier({ ...machine, device: 'eth0' });
+    this.route(machine);
+  }
+
+  /** The default routes of what is plugged in. */
   route({ netns }: Pick<Plugged, 'netns'>): void {
     ip(netns, 'route', 'replace', 'default', 'via', this.address);
     ip(netns, '-6', 'route', 'replace', 'default', 'via', this.address6);
@@ -193,7 +230,7 @@ export class BridgedHost {
   }
 
   /** Takes the cable away, with both its ends. */
-  disconnect({ port }: Plugged): void {
+  disconnect({ port }: Cable): void {
     ip(this.netns, 'link', 'delete', port);
   }
 

@@ -1,10 +1,10 @@
 /** The networks between two ends of one host. */
 import { existsSync } from 'node:fs';
 
-import { Container, type ContainerOptions, whyNoContainers } from '../support/container.js';
 import type { ConnectionOptions } from '../support/endpoint.js';
 import type { Sandbox } from '../support/sandbox.js';
-import { type Filter, FILTERS, publishFromBridge, publishPort, translateSource, whyNotFilter } from './filter.js';
+import { Engine, PORT, PUBLISHED } from './engine.js';
+import { type Filter, FILTERS, must, publishPort, translateSource, whyNotFilter } from './filter.js';
 import {
   addLink,
   BridgedHost,
@@ -46,14 +46,6 @@ export interface Topology {
   missing?(sandbox: Sandbox): string | undefined;
   /** One route, or several that are there at once. */
   make(sandbox: Sandbox): Route[];
-}
-
-/** Ports that something on the route translates. */
-const PUBLISHED = 8080;
-const PORT = 80;
-
-function must(problem: string | undefined): void {
-  if (problem !== undefined) throw new Error(problem);
 }
 
 /** Both ends see the same addresses. */
@@ -370,35 +362,6 @@ const OWN_NAMESPACE: Topology = {
   },
 };
 
-/** Containers of runc on a bridge, with ports published as an engine does it. */
-export class Engine {
-  readonly host: BridgedHost;
-  readonly #sandbox: Sandbox;
-
-  constructor(sandbox: Sandbox) {
-    this.#sandbox = sandbox;
-    this.host = new BridgedHost(sandbox);
-  }
-
-  static missing(): string | undefined {
-    return (
-      whyNoContainers() ??
-      (existsSync('/proc/sys/net/bridge/bridge-nf-call-iptables')
-        ? undefined
-        : 'this kernel has no bridge-nf-call-iptables, or its module br_netfilter is not loaded')
-    );
-  }
-
-  /** A container with this network. */
-  container(name: string, netns: string, options: Omit<ContainerOptions, 'netns'> = {}): Container {
-    return new Container(this.#sandbox, name, { ...options, netns });
-  }
-
-  publish(port: number, address: string, to = PORT): void {
-    must(publishFromBridge(this.host.netns, port, { address, port: to }));
-  }
-}
-
 function containers(name: string, make: (engine: Engine) => Route): Topology {
   return {
     name: `containers of runc: ${name}`,
@@ -420,7 +383,7 @@ const CONTAINERS: Topology[] = [
   }),
   containers('through a published port, the server sees who connects', (engine) => {
     const [client, server] = [engine.host.plug('client'), engine.host.plug('server')];
-    engine.publish(PUBLISHED, server.address);
+    engine.publish(server.address);
     return {
       listen: '0.0.0.0',
       port: PORT,
@@ -437,7 +400,7 @@ const CONTAINERS: Topology[] = [
   }),
   containers('of one pod, through its own published port (hairpin)', (engine) => {
     const pod = engine.host.plug('pod');
-    engine.publish(PUBLISHED, pod.address);
+    engine.publish(pod.address);
     return {
       listen: '0.0.0.0',
       port: PORT,
