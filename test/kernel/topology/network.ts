@@ -28,6 +28,12 @@ export function ip(netns: string | undefined, ...args: string[]): string {
   });
 }
 
+/** The same for several commands at once, one a line. */
+export function ipBatch(netns: string | undefined, lines: readonly string[]): void {
+  const args = [...(netns === undefined ? [] : ['-n', netns]), '-batch', '-'];
+  execFileSync('ip', args, { input: lines.map((line) => `${line}\n`).join(''), stdio: 'pipe' });
+}
+
 /** Sets a sysctl of a network namespace, which goes with it. */
 export function sysctl(netns: string, name: string, value: string | number): void {
   inside(netns, 'sysctl', '-q', '-w', `${name}=${String(value)}`);
@@ -38,7 +44,9 @@ export function joinByVeth(a: Interface, b: Interface): void {
   const where = ({ netns }: Interface): string[] => (netns === undefined ? [] : ['netns', netns]);
   execFileSync('ip', ['link', 'add', a.device, ...where(a), 'type', 'veth', 'peer', 'name', b.device, ...where(b)]);
   for (const end of [a, b]) setUp(end);
-  for (const end of [a, b]) noticeCarrier(end);
+  for (const end of [a, b]) {
+    if (end.addresses.some((address) => address.includes(':'))) noticeCarrier(end);
+  }
 }
 
 /** IPv6 waits until the kernel has noticed the carrier, for up to a second, unless somebody asks (`linkwatch_sync_dev`). */
@@ -48,11 +56,11 @@ function noticeCarrier({ netns, device }: Device): void {
 
 /** Gives an interface its addresses and starts it. */
 export function setUp({ netns, device, addresses }: Interface): void {
-  for (const address of addresses) {
+  ipBatch(netns, [
     // Without nodad an IPv6 address can't be used for its first second or two.
-    ip(netns, 'address', 'add', address, 'dev', device, ...(address.includes(':') ? ['nodad'] : []));
-  }
-  ip(netns, 'link', 'set', device, 'up');
+    ...addresses.map((address) => `address add ${address} dev ${device}${address.includes(':') ? ' nodad' : ''}`),
+    `link set ${device} up`,
+  ]);
 }
 
 /** Makes an interface of a type that not every kernel has. Returns why it has not, if so. */
@@ -204,10 +212,12 @@ export class BridgedHost {
       { netns, device: 'eth0', addresses: [`${address}/24`, `${address6}/64`] },
     );
     ip(netns, 'link', 'set', 'eth0', 'address', mac);
-    ip(this.netns, 'link', 'set', port, 'master', BridgedHost.BRIDGE);
+    ipBatch(this.netns, [
+      `link set ${port} master ${BridgedHost.BRIDGE}`,
+      // What bridge-nf-call-iptables translates does not leave the bridge: back to where it came from, too.
+      `link set ${port} type bridge_slave hairpin on`,
+    ]);
     noticeCarrier({ netns: this.netns, device: BridgedHost.BRIDGE });
-    // What bridge-nf-call-iptables translates does not leave the bridge: back to where it came from, too.
-    execFileSync('bridge', ['-n', this.netns, 'link', 'set', 'dev', port, 'hairpin', 'on']);
     this.route({ netns });
   }
 
@@ -220,8 +230,7 @@ export class BridgedHost {
 
   /** The default routes of what is plugged in. */
   route({ netns }: Pick<Plugged, 'netns'>): void {
-    ip(netns, 'route', 'replace', 'default', 'via', this.address);
-    ip(netns, '-6', 'route', 'replace', 'default', 'via', this.address6);
+    ipBatch(netns, [`route replace default via ${this.address}`, `route replace default via ${this.address6}`]);
   }
 
   /** Lets the host's own programs send to an address that the bridge does not have: a rule may know better. */
