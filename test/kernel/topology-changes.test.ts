@@ -247,8 +247,10 @@ describe('containers', function () {
       victim: Role;
       /** Its network namespace outlives it, as that of a pod does. */
       stays?: boolean;
-      /** What it sends before, and nobody has read. */
-      unread?: number;
+      /** Whether it has sent what the other has not read when it is killed. */
+      sent?: boolean;
+      /** Whether it has not read what the other has sent. */
+      unread?: boolean;
       /** Its network is cut before. */
       cut?: boolean;
     }
@@ -257,12 +259,12 @@ describe('containers', function () {
       { name: 'the server, and its network namespace goes with it', victim: 'server' },
       { name: 'the client, and its network namespace goes with it', victim: 'client' },
       { name: 'the server, and its network namespace stays', victim: 'server', stays: true },
-      { name: 'the server, of whose bytes some have not been read', victim: 'server', stays: true, unread: 5000 },
+      { name: 'the server, of whose bytes some have not been read', victim: 'server', stays: true, sent: true },
       { name: 'the server, after its network was cut', victim: 'server', cut: true },
     ];
 
     /** Connects two containers, kills one and returns what the other sees. */
-    async function run({ victim: role, stays, unread, cut }: Case, stack?: Stack): Promise<object[]> {
+    async function run({ victim: role, stays, sent, unread, cut }: Case, stack?: Stack): Promise<object[]> {
       const name = stack === undefined ? 'plain' : 'redirected';
       const engine = new Engine(sandbox, name);
       const { host } = engine;
@@ -293,7 +295,12 @@ describe('containers', function () {
       else await connection.promote(stack);
       const victim = ends[role];
       const survivor = ends[other(role)].endpoint;
-      if (unread !== undefined) await victim.endpoint.do(`sendall 2 ${String(unread)} chunk=1000`);
+      const messages = stack?.redirected().messages ?? 0;
+      if (sent === true) await victim.endpoint.do('sendall 2 5000 chunk=1000');
+      if (unread === true) await survivor.do('sendall 2 5000 chunk=1000');
+      if (stack !== undefined && (sent ?? unread) === true) {
+        assert.equal(stack.redirected().messages - messages, 5);
+      }
       if (cut === true) host.disconnect(victim.cable);
       victim.container.kill('SIGKILL');
       await victim.endpoint.child.exited();
@@ -323,17 +330,30 @@ describe('containers', function () {
       return seen;
     }
 
+    /** What the other sees on TCP, and with a redirected connection. */
+    async function both(each: Case): Promise<[object[], object[]]> {
+      const stack = new Stack(sandbox);
+      const onTcp = await run(each);
+      assert.equal(stack.datapath.counters().pairs, 0);
+      const redirected = await run(each, stack);
+      assert.ok(stack.redirected().messages > 0);
+      await eventually('the slot is free', () => stack.records().length === 0);
+      assert.equal(stack.datapath.counters().releaseFailed, 0);
+      return [onTcp, redirected];
+    }
+
     for (const each of cases) {
       it(each.name, async () => {
-        const stack = new Stack(sandbox);
-        const onTcp = await run(each);
-        assert.equal(stack.datapath.counters().pairs, 0);
-        const seen = await run(each, stack);
-        assert.deepEqual(seen, onTcp);
-        assert.ok(stack.redirected().messages > 0);
-        await eventually('the slot is free', () => stack.records().length === 0);
-        assert.equal(stack.datapath.counters().releaseFailed, 0);
+        const [onTcp, redirected] = await both(each);
+        assert.deepEqual(redirected, onTcp);
       });
     }
+
+    it('the server, which has not read all: the end of the stream instead of a reset, as docs/guarantees.md says', async () => {
+      const [onTcp, redirected] = await both({ name: '', victim: 'server', stays: true, unread: true });
+      const received = onTcp.map((seen) => ('errno' in seen ? seen.errno : undefined)).find(Boolean);
+      assert.equal(received, 'ECONNRESET');
+      assert.equal((redirected[1] as { eof?: boolean }).eof, true, JSON.stringify(redirected));
+    });
   });
 });

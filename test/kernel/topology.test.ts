@@ -5,13 +5,16 @@
  */
 import assert from 'node:assert/strict';
 
+import type { PairRow } from '../../controller/view/pairs.js';
+import { run } from './support/daemon.js';
 import { Connection, Endpoint } from './support/endpoint.js';
 import { needsRoot, Sandbox, skip } from './support/sandbox.js';
 import { Stack } from './support/stack.js';
-import { checkRoutes, leaveOnTcp, open, pathOf, type Subject } from './topology/checks.js';
+import { assertRow, checkRoutes, leaveOnTcp, open, pathOf, type Subject } from './topology/checks.js';
+import { Engine } from './topology/engine.js';
 import { clusterAddress, FILTERS, whyNotFilter } from './topology/filter.js';
 import { BridgedHost } from './topology/network.js';
-import { TOPOLOGIES } from './topology/topologies.js';
+import { CONTAINERS, TOPOLOGIES } from './topology/topologies.js';
 
 describe('topologies', function () {
   this.timeout(60_000);
@@ -38,6 +41,24 @@ describe('topologies', function () {
       await checkRoutes(stack, subjects);
     });
   }
+
+  it('containers of runc: `pairs --json` names both ends', async function () {
+    const [, published] = CONTAINERS;
+    const reason = Engine.missing();
+    if (reason !== undefined) skip(this, reason);
+    const [route] = published.make(sandbox);
+    assert.ok(route);
+    const stack = new Stack(sandbox);
+    const subject = await open(sandbox, route);
+    await subject.connection.promote(stack);
+    const { code, stdout, stderr } = await run(sandbox, ['pairs', '--json', '--pin-dir', sandbox.pinDir]);
+    assert.equal(code, 0, stderr);
+    const [row, ...others] = JSON.parse(stdout) as PairRow[];
+    assert.ok(row);
+    assert.deepEqual(others, []);
+    assertRow(subject, row);
+    assert.deepEqual([row.state, row.toServer.path, row.toClient.path], ['inserted', 'direct', 'direct']);
+  });
 
   for (const filter of FILTERS) {
     it(`a service with two backends (kube-proxy by ${filter}), from a pod and from its node`, async function () {

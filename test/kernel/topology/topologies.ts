@@ -370,7 +370,8 @@ function containers(name: string, make: (engine: Engine) => Route): Topology {
   };
 }
 
-const CONTAINERS: Topology[] = [
+/** With bridge, veth and published port, as a container engine sets them up. */
+export const CONTAINERS = [
   containers('over the bridge', (engine) => {
     const [client, server] = [engine.host.plug('client'), engine.host.plug('server')];
     return {
@@ -425,7 +426,7 @@ const CONTAINERS: Topology[] = [
       ends: direct(engine.host.address, server.address),
     };
   }),
-];
+] as const satisfies Topology[];
 
 export const TOPOLOGIES: Topology[] = [
   inOneNamespace('loopback inside one namespace', '127.0.0.1'),
