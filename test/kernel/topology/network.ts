@@ -29,7 +29,7 @@ export function ip(netns: string | undefined, ...args: string[]): string {
 }
 
 /** The same for several commands at once, one a line. */
-export function ipBatch(netns: string | undefined, lines: readonly string[]): void {
+function ipBatch(netns: string | undefined, lines: readonly string[]): void {
   const args = [...(netns === undefined ? [] : ['-n', netns]), '-batch', '-'];
   execFileSync('ip', args, { input: lines.map((line) => `${line}\n`).join(''), stdio: 'pipe' });
 }
