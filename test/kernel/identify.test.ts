@@ -11,21 +11,8 @@ import { assertEnds, type Exchange, Pairing } from './support/pairing.js';
 import { Python } from './support/python.js';
 import { needsRoot, Sandbox, skip } from './support/sandbox.js';
 import { eventually, Stack, type StackOptions } from './support/stack.js';
-import {
-  allowSyn,
-  CLIENT,
-  dropSyn,
-  HOST_TO_CLIENT,
-  HOST_TO_SERVER,
-  inside,
-  interfaceBytes,
-  joinByVeth,
-  makeContainerHost,
-  publishPort,
-  SERVER,
-  sysctl,
-  TO_SERVER,
-} from './topology/network.js';
+import { allowSyn, dropSyn } from './topology/filter.js';
+import { inside, sysctl } from './topology/network.js';
 
 describe('identify', function () {
   this.timeout(60_000);
@@ -157,132 +144,6 @@ describe('identify', function () {
       assert.equal(stack.datapath.pairs.tally().half, 1);
       await p.run('c.sendall(b"first"); s = listening.accept()[0]; assert receive(s, 5) == b"first"');
       await pairing.acceleratedBetween(p, 'c', 's');
-      assert.deepEqual(pairing.unpaired(), {});
-    });
-  });
-
-  describe('between network namespaces', () => {
-    for (const [what, addresses] of [
-      ['IPv4', ['10.76.0.1', '10.76.0.2']],
-      ['IPv6', ['fd76::1', 'fd76::2']],
-    ] as const) {
-      it(`over a veth pair, ${what}, which the payload then leaves`, async () => {
-        start();
-        const netns = [sandbox.makeNetns('client'), sandbox.makeNetns('server')] as const;
-        const prefix = what === 'IPv4' ? 24 : 64;
-        joinByVeth(
-          { netns: netns[0], device: 'eth0', addresses: [`${addresses[0]}/${String(prefix)}`] },
-          { netns: netns[1], device: 'eth0', addresses: [`${addresses[1]}/${String(prefix)}`] },
-        );
-        const c = await pairing.checked(
-          { address: addresses[1], client: { netns: netns[0] }, server: { netns: netns[1] } },
-          { address: addresses[0], remoteAddress: addresses[1] },
-          { address: addresses[1], remoteAddress: addresses[0] },
-        );
-        assert.notEqual(c.netns[0], c.netns[1]);
-        const pair = c.pairIn(stack);
-        assert.ok(pair);
-        const grown = async (): Promise<number> => {
-          const before = interfaceBytes(netns[1], 'eth0');
-          await c.pingPong(256, 4096);
-          return interfaceBytes(netns[1], 'eth0') - before;
-        };
-        const payload = 2 * 256 * 4096;
-        for (const side of SIDES) stack.datapath.pairs.hold(pair.slot, side, true);
-        const overTcp = await grown();
-        assert.ok(overTcp > payload, `only ${String(overTcp)} bytes crossed while held on TCP`);
-        for (const side of SIDES) stack.datapath.pairs.hold(pair.slot, side, false);
-        await c.promote(stack);
-        const redirected = await grown();
-        assert.ok(redirected < 0.05 * (payload / 2), `${String(redirected)} bytes crossed though redirected`);
-      });
-    }
-
-    it('from the host to a container', async () => {
-      start();
-      const { host, server } = makeContainerHost(sandbox);
-      await pairing.checked(
-        { address: SERVER, listen: '0.0.0.0', client: { netns: host }, server: { netns: server } },
-        { address: HOST_TO_SERVER, remoteAddress: SERVER },
-        { address: SERVER, remoteAddress: HOST_TO_SERVER },
-      );
-    });
-
-    it('from one container to another through the host', async () => {
-      start();
-      const { host, client, server } = makeContainerHost(sandbox);
-      const c = await pairing.checked(
-        { address: SERVER, client: { netns: client }, server: { netns: server } },
-        { address: CLIENT, remoteAddress: SERVER },
-        { address: SERVER, remoteAddress: CLIENT },
-      );
-      const before = interfaceBytes(host, TO_SERVER);
-      await c.pingPong(256, 4096);
-      assert.ok(interfaceBytes(host, TO_SERVER) - before < 0.05 * 256 * 4096);
-    });
-
-    for (const [what, who, address, remoteAddress] of [
-      ['the host itself', 'host', HOST_TO_SERVER, HOST_TO_SERVER],
-      ['another container', 'client', CLIENT, HOST_TO_CLIENT],
-      ['the same container, there and back', 'server', SERVER, HOST_TO_SERVER],
-    ] as const) {
-      it(`through a published port (DNAT and MASQUERADE) from ${what}`, async function () {
-        start();
-        const namespaces = makeContainerHost(sandbox);
-        const problem = publishPort(namespaces.host, 8080, { address: SERVER, port: 80 });
-        if (problem !== undefined) skip(this, problem);
-        const c = await pairing.checked(
-          {
-            listen: SERVER,
-            port: 80,
-            address: remoteAddress,
-            connectPort: 8080,
-            client: { netns: namespaces[who] },
-            server: { netns: namespaces.server },
-          },
-          { address, remoteAddress, remotePort: 8080 },
-          { address: SERVER, port: 80, remoteAddress: HOST_TO_SERVER },
-        );
-        assert.notEqual(c.port, 8080);
-      });
-    }
-
-    it('the same addresses and ports in two places at once', async () => {
-      start();
-      const connections: Connection[] = [];
-      const options = { address: '10.76.0.2', port: 5000, bind: { address: '10.76.0.1', port: 4000 } };
-      for (const place of ['a', 'b']) {
-        const netns = [sandbox.makeNetns(`client-${place}`), sandbox.makeNetns(`server-${place}`)] as const;
-        joinByVeth(
-          { netns: netns[0], device: 'eth0', addresses: ['10.76.0.1/24'] },
-          { netns: netns[1], device: 'eth0', addresses: ['10.76.0.2/24'] },
-        );
-        const c = await Connection.open(sandbox, {
-          ...options,
-          client: { netns: netns[0] },
-          server: { netns: netns[1] },
-        });
-        const key = 100 + 2 * connections.push(c);
-        await c.client.do(`key 2 ${String(key)} ${String(key + 1)}`);
-        await c.server.do(`key 2 ${String(key + 1)} ${String(key)}`);
-      }
-      const pairs = await Promise.all(
-        connections.map((c) =>
-          pairing.accelerated(
-            () => c.pairIn(stack),
-            (count, size) => c.pingPong(count, size),
-          ),
-        ),
-      );
-      for (const [index, c] of connections.entries()) {
-        assertEnds(
-          pairs[index]!,
-          { address: '10.76.0.1', port: 4000, netns: c.netns[0], pid: c.client.child.pid },
-          { address: '10.76.0.2', port: 5000, netns: c.netns[1], pid: c.server.child.pid },
-        );
-      }
-      assert.equal(new Set(connections.flatMap(({ netns }) => netns)).size, 4);
-      assert.equal(stack.datapath.counters().pairs, 2);
       assert.deepEqual(pairing.unpaired(), {});
     });
   });

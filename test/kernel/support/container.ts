@@ -62,6 +62,7 @@ export class Container {
   readonly #bundle: string;
   readonly #options: ContainerOptions;
   #gone = false;
+  #pid: number | undefined;
 
   /** @param name is unique in the sandbox */
   constructor(sandbox: Sandbox, name: string, options: ContainerOptions = {}) {
@@ -89,24 +90,26 @@ export class Container {
   /** The command that starts a program inside, and stays until it ends. */
   command(program: string, args: readonly string[]): string[] {
     writeFileSync(join(this.#bundle, 'config.json'), JSON.stringify(this.#config([program, ...args])));
-    return [...this.#runc, 'run', '--bundle', this.#bundle, '--pid-file', this.#pidFile, this.#id];
+    return [...this.#runc, 'run', '--bundle', this.#bundle, this.#id];
   }
 
   /** Of the program, as the host counts; only once it has started. */
   get pid(): number {
-    return Number(readFileSync(this.#pidFile, 'utf8'));
+    // The file of runc's --pid-file comes later than the program's first words may.
+    this.#pid ??= (JSON.parse(this.#run('state', this.#id)) as { pid: number }).pid;
+    return this.#pid;
   }
 
   /** Sends a signal to the program. */
   kill(signal: NodeJS.Signals): void {
-    execFileSync('runc', [...this.#runc.slice(1), 'kill', this.#id, signal], { stdio: 'pipe' });
+    this.#run('kill', this.#id, signal);
   }
 
   /** Ends and removes it; a second call does nothing. */
   remove(): void {
     if (this.#gone) return;
     this.#gone = true;
-    execFileSync('runc', [...this.#runc.slice(1), 'delete', '--force', this.#id], { stdio: 'pipe' });
+    this.#run('delete', '--force', this.#id);
     for (const mount of legacyHierarchies()) removeEmpty(join(mount, dirname(this.#cgroupPath)), mount);
   }
 
@@ -118,8 +121,8 @@ export class Container {
     return ['runc', '--root', join(this.#bundle, 'state')];
   }
 
-  get #pidFile(): string {
-    return join(this.#bundle, 'pid');
+  #run(...args: string[]): string {
+    return execFileSync('runc', [...this.#runc.slice(1), ...args], { encoding: 'utf8', stdio: 'pipe' });
   }
 
   #config(args: string[]): object {
