@@ -368,7 +368,7 @@ async function followPolicy(
   signals.onReload = () => {
     void source.reload(true);
   };
-  await source.watch();
+  source.watch();
   return source;
 }
 

@@ -75,7 +75,11 @@ function checkPrivileges(): Check {
   const missing = missingCapabilities(readFileSync('/proc/self/status', 'utf8'));
   return missing.length === 0
     ? ok('privileges', 'root with all that BPF needs')
-    : fail('privileges', `root without ${missing.join(', ')}`, 'run it on the host, or give the container what docs/operations.md lists');
+    : fail(
+        'privileges',
+        `root without ${missing.join(', ')}`,
+        'run it on the host, or give the container what docs/operations.md lists',
+      );
 }
 
 function checkCgroups(): Check {

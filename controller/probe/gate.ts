@@ -215,7 +215,11 @@ class Lab {
       version: 'gate',
     });
     try {
-      return new Lab(options, datapath, await GateSockets.start(options.socketsProgram, cgroup.made ? cgroup.dir : undefined));
+      return new Lab(
+        options,
+        datapath,
+        await GateSockets.start(options.socketsProgram, cgroup.made ? cgroup.dir : undefined),
+      );
     } catch (error) {
       datapath.remove();
       throw error;

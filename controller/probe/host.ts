@@ -115,8 +115,8 @@ export function isHostCgroupRoot(root: string): boolean {
 
 /** What is missing in a container that sees its own part of the cgroup v2 only, and what to do. */
 export const PART_OF_CGROUPS = "only this container's part of the host's cgroups is mounted";
-export const PART_OF_CGROUPS_REMEDY =
-  "mount the host's /sys/fs/cgroup into the container, read-only will do, or name what to accelerate with --cgroup";
+const MOUNT_HOST_CGROUPS = "mount the host's /sys/fs/cgroup into the container, read-only will do";
+export const PART_OF_CGROUPS_REMEDY = `${MOUNT_HOST_CGROUPS}, or name what to accelerate with --cgroup`;
 
 /**
  * Where cgroup v2 is mounted, on pure and on hybrid hosts.
@@ -127,7 +127,7 @@ export function cgroupRoot(): string {
   if (found !== undefined) return found;
   throw new UserError(
     'no cgroup v2 file system is mounted: mount one with "mount -t cgroup2 none /sys/fs/cgroup/unified" ' +
-      'or boot with systemd.unified_cgroup_hierarchy=1; nothing was attached',
+      `or boot with systemd.unified_cgroup_hierarchy=1; in a container ${MOUNT_HOST_CGROUPS}; nothing was attached`,
     EXIT.unsupported,
   );
 }
@@ -139,7 +139,10 @@ export function cgroupRoot(): string {
 export function wholeHost(): string {
   const root = cgroupRoot();
   if (isHostCgroupRoot(root)) return root;
-  throw new UserError(`${PART_OF_CGROUPS}, at ${root}: ${PART_OF_CGROUPS_REMEDY}; nothing was attached`, EXIT.unsupported);
+  throw new UserError(
+    `${PART_OF_CGROUPS}, at ${root}: ${PART_OF_CGROUPS_REMEDY}; nothing was attached`,
+    EXIT.unsupported,
+  );
 }
 
 /** Whether this process has a cgroup namespace of its own, as containers have. */
