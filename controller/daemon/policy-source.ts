@@ -1,7 +1,7 @@
 /** The policy file in force and its reloads. */
 import { createHash } from 'node:crypto';
 import { EventEmitter } from 'node:events';
-import { type StatsListener, unwatchFile, watchFile } from 'node:fs';
+import { type StatsListener, statSync, unwatchFile, watchFile } from 'node:fs';
 
 import { EXIT, UserError } from '../errors.js';
 import { type CompiledPolicy, compilePolicy } from '../policy/evaluate.js';
@@ -33,7 +33,7 @@ export async function readPolicy(file: string | undefined): Promise<LoadedPolicy
   return { compiled: compilePolicy(result.policy), policy: result.policy, hash, warnings: result.warnings };
 }
 
-/** How often the file is looked at, and how long a change must stand still to be read, milliseconds. */
+/** How often the file is looked at, and how long it must stand still to be read, milliseconds. */
 const POLL_INTERVAL = 250;
 
 interface SourceEvents {
@@ -92,7 +92,17 @@ export class PolicySource extends EventEmitter<SourceEvents> {
   #settle(): void {
     clearTimeout(this.#settling);
     this.#settling = setTimeout(() => {
-      void this.reload(false);
+      if (wasJustWritten(this.#file)) this.#settle();
+      else void this.reload(false);
     }, POLL_INTERVAL);
+  }
+}
+
+function wasJustWritten(file: string): boolean {
+  try {
+    const age = Date.now() - statSync(file).mtimeMs;
+    return age >= 0 && age < POLL_INTERVAL;
+  } catch {
+    return false; // reading it tells why
   }
 }

@@ -23,7 +23,7 @@ import { FEATURES, missingFeature } from './kernel.js';
 import { kernelNames, parseKernel } from './kernel-version.js';
 import { knownBugs } from './known-bugs.js';
 
-/** `skipped`: an earlier failure leaves nothing to ask. */
+/** `skipped`: an earlier failure, or a container, leaves nothing to ask. */
 export type CheckStatus = 'ok' | 'warn' | 'fail' | 'skipped';
 
 export interface Check {
@@ -122,7 +122,9 @@ function checkMemory(): Check {
   const read = (file: string): string => (existsSync(file) ? readFileSync(file, 'utf8') : '');
   const used = Number(/^TCP:.* mem (\d+)/m.exec(read('/proc/net/sockstat'))?.[1] ?? 0);
   const pressure = Number(read('/proc/sys/net/ipv4/tcp_mem').split(/\s+/)[1] ?? 0);
-  const share = pressure > 0 ? Math.round((100 * used) / pressure) : 0;
+  // Only the host's network namespace has it.
+  if (pressure === 0) return skipped('TCP memory', "net.ipv4.tcp_mem is not shown in a container's network");
+  const share = Math.round((100 * used) / pressure);
   const detail = `TCP uses ${String(share)} % of the memory from which on messages are not redirected`;
   return share < 80
     ? ok('TCP memory', detail)
@@ -180,7 +182,8 @@ async function checkGate(options: DoctorOptions): Promise<Check[]> {
       ),
     ];
   }
-  const where = result.privateNetwork === true ? 'in a network of its own' : "on the host's loopback";
+  const where =
+    result.privateNetwork === true ? 'in a network of its own' : 'on the loopback of this network namespace';
   return [
     ok('self-test', `run on real connections ${where} in ${result.milliseconds.toFixed(0)} ms`),
     ...result.findings.map(({ id, status, detail }): Check => {
