@@ -155,8 +155,7 @@ Napi::Value AttachedPrograms(const Napi::CallbackInfo& info) {
     const FileDescriptor program(bpf_prog_get_fd_by_id(ids.at(i)));
     bpf_prog_info details{};
     uint32_t length = sizeof details;
-    const bool known =
-        program && bpf_obj_get_info_by_fd(program.Get(), &details, &length) == 0;
+    const bool known = program && bpf_obj_get_info_by_fd(program.Get(), &details, &length) == 0;
     if (!known && errno == ENOENT) continue;  // detached between the two calls
     if (!known && errno != EPERM) Fail(env, "bpf_prog_get_fd_by_id", path, errno);
     Napi::Object entry = Napi::Object::New(env);

@@ -181,7 +181,7 @@ async function serve(options: UpOptions, context: Context): Promise<void> {
     },
     onLeave: leave,
   });
-  const source = await followPolicy(options.policy, context, controller, metrics, datapath);
+  const source = followPolicy(options.policy, context, controller, metrics, datapath);
   controller.start();
   sources.metrics = async () => ({ body: await metrics.render(), contentType: metrics.registry.contentType });
   sources.notReady = () => undefined;
@@ -335,13 +335,13 @@ async function passGate(
 }
 
 /** Reloads on SIGHUP and on change; what is invalid is logged and leaves the old policy in force. */
-async function followPolicy(
+function followPolicy(
   file: string | undefined,
   context: Context,
   controller: Controller,
   metrics: Metrics,
   datapath: Datapath,
-): Promise<PolicySource | undefined> {
+): PolicySource | undefined {
   const { log, signals } = context;
   const show = (policy: LoadedPolicy): void => {
     metrics.setPolicy({ file: file ?? '(default)', hash: policy.hash, rules: policy.policy.rules.length });

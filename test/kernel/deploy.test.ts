@@ -192,17 +192,18 @@ describe('the DaemonSet by runc', function () {
     await accelerate(c);
     const id = programId();
     // Both ends compare every byte.
-    let ended = false;
+    const end = new AbortController();
     const traffic = (async (): Promise<void> => {
-      while (!ended) await c.pingPong(8, 500);
+      while (!end.signal.aborted) await c.pingPong(8, 500);
     })();
+    traffic.catch(() => undefined); // awaited below
     const begin = performance.now();
     child.signal('SIGTERM');
     assert.equal(await child.exited(), 0, child.stderr);
     assert.ok(performance.now() - begin < podSpec.terminationGracePeriodSeconds * 1000);
     assert.match(child.lines.at(-1) ?? '', /nothing is left loaded/);
     await assertGone(id);
-    ended = true;
+    end.abort();
     await traffic;
     await c.pingPong(50, 500);
     container.remove();
