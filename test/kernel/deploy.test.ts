@@ -63,8 +63,8 @@ describe('the DaemonSet by runc', function () {
   }
 
   /** The agent as the manifest starts it, for the sandbox's cgroup instead of the whole host. */
-  function spawnAgent(container: Container): Child {
-    const args = [...agent.args, '--cgroup', inside(sandbox.cgroup), '--log-level', 'debug'];
+  function spawnAgent(container: Container, ...more: string[]): Child {
+    const args = [...agent.args, '--cgroup', inside(sandbox.cgroup), '--log-level', 'debug', ...more];
     return sandbox.spawn('slipstream-bpf', args, { cgroup: null, container });
   }
 
@@ -250,21 +250,30 @@ describe('the DaemonSet by runc', function () {
     assert.match((await get('/metrics')) ?? '', /^slipstream_policy_reloads_total\{result="failure"\} 1$/m);
   });
 
-  describe('without one of its rights', () => {
-    /** The one line that a start which fails leaves. */
-    async function sentence(child: Child): Promise<string> {
-      assert.notEqual(await child.exited(), 0);
-      const lines = child.stderr.split('\n').filter((line) => line !== '' && !line.startsWith('{'));
-      assert.equal(lines.length, 1, child.stderr);
-      assert.equal(existsSync(sandbox.pinDir), false);
-      return lines[0] ?? '';
-    }
+  /** The one line that a start which fails leaves. */
+  async function sentence(child: Child): Promise<string> {
+    assert.notEqual(await child.exited(), 0);
+    const lines = child.stderr.split('\n').filter((line) => line !== '' && !line.startsWith('{'));
+    assert.equal(lines.length, 1, child.stderr);
+    return lines[0] ?? '';
+  }
 
+  it('refuses to run beside another agent, whichever its pin directory', async () => {
+    await startAgent(makeContainer());
+    // Each pod has a network of its own.
+    const second = spawnAgent(makeContainer(), '--metrics', ':0');
+    assert.match(await sentence(second), /belongs to an instance that is running/);
+    const other = spawnAgent(makeContainer(), '--pin-dir', '/sys/fs/bpf/other');
+    assert.match(await sentence(other), /another instance is attached to /);
+  });
+
+  describe('without one of its rights', () => {
     for (const capability of CAPABILITIES.filter((name) => name !== 'CAP_SYS_PTRACE')) {
       it(`${capability}: says so, and the kernel would refuse the datapath`, async () => {
         const capabilities = CAPABILITIES.filter((name) => name !== capability);
         const refused = spawnAgent(makeContainer({ capabilities }));
         assert.match(await sentence(refused), new RegExp(`^slipstream-bpf: up needs ${capability}, `));
+        assert.equal(existsSync(sandbox.pinDir), false);
         const child = sandbox.spawn('node', ['--input-type=module', '-e', LOAD, inside(sandbox.cgroup)], {
           cgroup: null,
           container: makeContainer({ capabilities }),
