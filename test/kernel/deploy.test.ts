@@ -261,7 +261,7 @@ describe('the DaemonSet by runc', function () {
   it('refuses to run beside another agent, whichever its pin directory', async () => {
     await startAgent(makeContainer());
     // Each pod has a network of its own.
-    const second = spawnAgent(makeContainer(), '--metrics', ':0');
+    const second = spawnAgent(makeContainer({ netns: sandbox.makeNetns('second') }));
     assert.match(await sentence(second), /belongs to an instance that is running/);
     const other = spawnAgent(makeContainer(), '--pin-dir', '/sys/fs/bpf/other');
     assert.match(await sentence(other), /another instance is attached to /);
