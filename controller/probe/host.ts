@@ -29,7 +29,7 @@ export function requireRoot(command: string): void {
   if (missing.length > 0) {
     throw new UserError(
       `${command} needs ${missing.join(', ')}, which root has been deprived of here: run it on the host, ` +
-        'or in a privileged container',
+        'or give the container what docs/operations.md lists',
     );
   }
 }
