@@ -20,6 +20,7 @@ import {
   requirePinDir,
   requireRoot,
   WAKING_REMEDY,
+  wholeHost,
   whyNotWake,
   WITHOUT_WAKING,
 } from '../probe/host.js';
@@ -81,7 +82,7 @@ export async function up(options: UpOptions, environment: UpEnvironment): Promis
   const sleeping = whyNotWake();
   if (sleeping !== undefined) log.warn(`${WITHOUT_WAKING}: ${sleeping}; ${WAKING_REMEDY}`);
   const root = cgroupRoot();
-  const cgroupDir = options.cgroup === undefined ? root : requireCgroup(options.cgroup);
+  const cgroupDir = options.cgroup === undefined ? wholeHost() : requireCgroup(options.cgroup);
   requireKernel(environment.kernel?.release ?? release());
 
   requirePinDir(options.pinDir);
@@ -107,7 +108,10 @@ export async function up(options: UpOptions, environment: UpEnvironment): Promis
 /** @throws UserError if programs of ours that are not pinned in `pinDir` are attached to the cgroup. */
 function refuseSecondInstance(pinDir: string, cgroupDir: string): void {
   const own = isBpffsDirectory(pinDir) ? Datapath.pinnedProgramId(pinDir) : undefined;
-  if (attachedPrograms(cgroupDir, 'sock_ops').some(({ id, name }) => name === 'identify' && id !== own)) {
+  const others = attachedPrograms(cgroupDir, 'sock_ops').filter(({ id }) => id !== own);
+  // Programs have no names without CAP_SYS_ADMIN.
+  const beside = Datapath.programsPinnedBeside(pinDir);
+  if (others.some(({ id, name }) => name === 'identify' || beside.has(id))) {
     throw new UserError(
       `another instance is attached to ${cgroupDir}: take it down with its own --pin-dir, or give this one another --cgroup`,
     );
@@ -177,7 +181,7 @@ async function serve(options: UpOptions, context: Context): Promise<void> {
     },
     onLeave: leave,
   });
-  const source = await followPolicy(options.policy, context, controller, metrics, datapath);
+  const source = followPolicy(options.policy, context, controller, metrics, datapath);
   controller.start();
   sources.metrics = async () => ({ body: await metrics.render(), contentType: metrics.registry.contentType });
   sources.notReady = () => undefined;
@@ -331,13 +335,13 @@ async function passGate(
 }
 
 /** Reloads on SIGHUP and on change; what is invalid is logged and leaves the old policy in force. */
-async function followPolicy(
+function followPolicy(
   file: string | undefined,
   context: Context,
   controller: Controller,
   metrics: Metrics,
   datapath: Datapath,
-): Promise<PolicySource | undefined> {
+): PolicySource | undefined {
   const { log, signals } = context;
   const show = (policy: LoadedPolicy): void => {
     metrics.setPolicy({ file: file ?? '(default)', hash: policy.hash, rules: policy.policy.rules.length });
@@ -364,7 +368,7 @@ async function followPolicy(
   signals.onReload = () => {
     void source.reload(true);
   };
-  await source.watch();
+  source.watch();
   return source;
 }
 

@@ -27,6 +27,11 @@ export interface ContainerOptions {
   env?: Record<string, string>;
   /** Working directory inside. */
   directory?: string;
+  /** A cgroup namespace of its own, as engines give where cgroup v2 is the only one. */
+  cgroupNamespace?: boolean;
+  noNewPrivileges?: boolean;
+  /** More of the section `linux` of config.json. */
+  linux?: Record<string, unknown>;
 }
 
 /** A read-only bind mount. */
@@ -93,6 +98,16 @@ export class Container {
     return [...this.#runc, 'run', '--bundle', this.#bundle, this.#id];
   }
 
+  /** The command that runs another program inside while the first one does. */
+  execCommand(program: string, args: readonly string[]): string[] {
+    return [...this.#runc, 'exec', this.#id, program, ...args];
+  }
+
+  /** A file or directory of its root file system, as the host sees it. */
+  path(inside: string): string {
+    return join(this.#bundle, 'rootfs', inside);
+  }
+
   /** Of the program, as the host counts; only once it has started. */
   get pid(): number {
     // The file of runc's --pid-file comes later than the program's first words may.
@@ -129,6 +144,7 @@ export class Container {
     const { netns, hostPid, capabilities = DEFAULT_CAPABILITIES, env = {}, directory = '/' } = this.#options;
     const namespaces: { type: string; path?: string }[] = [{ type: 'mount' }, { type: 'ipc' }, { type: 'uts' }];
     if (hostPid !== true) namespaces.push({ type: 'pid' });
+    if (this.#options.cgroupNamespace === true) namespaces.push({ type: 'cgroup' });
     if (netns !== null)
       namespaces.push({ type: 'network', ...(netns !== undefined && { path: `/run/netns/${netns}` }) });
     return {
@@ -140,7 +156,7 @@ export class Container {
         env: Object.entries({ PATH: '/usr/bin:/bin:/usr/sbin:/sbin', ...env }).map(([key, value]) => `${key}=${value}`),
         cwd: directory,
         capabilities: Object.fromEntries(['bounding', 'effective', 'permitted'].map((set) => [set, capabilities])),
-        noNewPrivileges: true,
+        noNewPrivileges: this.#options.noNewPrivileges ?? true,
       },
       root: { path: 'rootfs', readonly: this.#options.readOnlyRoot ?? false },
       hostname: 'container',
@@ -156,6 +172,7 @@ export class Container {
         cgroupsPath: this.#cgroupPath,
         resources: { devices: [{ allow: true, access: 'rwm' }] },
         namespaces,
+        ...this.#options.linux,
       },
     };
   }
