@@ -243,7 +243,7 @@ interface Binding {
   };
   cgroupId: (dir: string) => bigint;
   cgroupPath: (id: bigint, mountDir: string) => string | undefined;
-  attachedPrograms: (cgroupDir: string, type: 'sock_ops') => { readonly id: number; readonly name: string }[];
+  attachedPrograms: (cgroupDir: string, type: 'sock_ops') => { readonly id: number; readonly name?: string }[];
   fileSystemType: (path: string) => 'bpf' | 'cgroup2' | 'tmpfs' | 'other';
   mountBpf: (dir: string) => void;
   wakeSocket: (process: number, descriptor: number, cookie: bigint) => Promise<boolean>;
@@ -281,11 +281,11 @@ export const cgroupId = native.cgroupId;
 
 /**
  * Where the cgroup with this id is below the cgroup v2 mount, starting with '/'; undefined when it
- * is gone or not below `mountDir`. Needs CAP_DAC_READ_SEARCH.
+ * is gone or not below `mountDir`. Without CAP_DAC_READ_SEARCH all of them are looked through, microseconds each.
  */
 export const cgroupPath = native.cgroupPath;
 
-/** The programs of one attach type on this very cgroup, without those of its ancestors. */
+/** The programs of one attach type on this very cgroup, without those of its ancestors; names need CAP_SYS_ADMIN. */
 export const attachedPrograms = native.attachedPrograms;
 
 export const fileSystemType = native.fileSystemType;

@@ -20,6 +20,7 @@ import {
   requirePinDir,
   requireRoot,
   WAKING_REMEDY,
+  wholeHost,
   whyNotWake,
   WITHOUT_WAKING,
 } from '../probe/host.js';
@@ -83,7 +84,7 @@ export async function up(options: UpOptions, environment: UpEnvironment): Promis
   const sleeping = whyNotWake();
   if (sleeping !== undefined) log.warn(`${WITHOUT_WAKING}: ${sleeping}; ${WAKING_REMEDY}`);
   const root = cgroupRoot();
-  const cgroupDir = options.cgroup === undefined ? root : requireCgroup(options.cgroup);
+  const cgroupDir = options.cgroup === undefined ? wholeHost() : requireCgroup(options.cgroup);
   requireKernel(environment.kernel?.release ?? release());
 
   requirePinDir(options.pinDir);
@@ -109,7 +110,10 @@ export async function up(options: UpOptions, environment: UpEnvironment): Promis
 /** @throws UserError if programs of ours that are not pinned in `pinDir` are attached to the cgroup. */
 function refuseSecondInstance(pinDir: string, cgroupDir: string): void {
   const own = isBpffsDirectory(pinDir) ? Datapath.pinnedProgramId(pinDir) : undefined;
-  if (attachedPrograms(cgroupDir, 'sock_ops').some(({ id, name }) => name === 'identify' && id !== own)) {
+  const others = attachedPrograms(cgroupDir, 'sock_ops').filter(({ id }) => id !== own);
+  // Programs have no names without CAP_SYS_ADMIN.
+  const beside = Datapath.programsPinnedBeside(pinDir);
+  if (others.some(({ id, name }) => name === 'identify' || beside.has(id))) {
     throw new UserError(
       `another instance is attached to ${cgroupDir}: take it down with its own --pin-dir, or give this one another --cgroup`,
     );

@@ -6,7 +6,7 @@
  * without it is the rest of an interrupted start and holds no promoted socket.
  */
 import { existsSync, mkdirSync, readdirSync, rmdirSync, unlinkSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 
 import { BpfLink, BpfMap, BpfObject, NativeError, cgroupId, possibleCpus } from '../../addon/index.js';
 import { UserError } from '../errors.js';
@@ -109,6 +109,13 @@ export class Datapath {
     const { programId } = link.info();
     link.close();
     return programId;
+  }
+
+  /** Ids of the sockops programs whose links are pinned in the directories beside this one. */
+  static programsPinnedBeside(pinDir: string): Set<number> {
+    const parent = dirname(resolve(pinDir));
+    const names = existsSync(parent) ? readdirSync(parent) : [];
+    return new Set(names.flatMap((name) => Datapath.pinnedProgramId(join(parent, name)) ?? []));
   }
 
   /**

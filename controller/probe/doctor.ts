@@ -10,8 +10,11 @@ import { GateError, type GateResult, runGate } from './gate.js';
 import {
   BPF_ROOT,
   isBpffsDirectory,
+  isHostCgroupRoot,
   missingCapabilities,
   mountedCgroupRoot,
+  PART_OF_CGROUPS,
+  PART_OF_CGROUPS_REMEDY,
   WAKING_REMEDY,
   whyNotWake,
   WITHOUT_WAKING,
@@ -72,18 +75,21 @@ function checkPrivileges(): Check {
   const missing = missingCapabilities(readFileSync('/proc/self/status', 'utf8'));
   return missing.length === 0
     ? ok('privileges', 'root with all that BPF needs')
-    : fail('privileges', `root without ${missing.join(', ')}`, 'run it on the host, or in a privileged container');
+    : fail('privileges', `root without ${missing.join(', ')}`, 'run it on the host, or give the container what docs/operations.md lists');
 }
 
 function checkCgroups(): Check {
   const root = mountedCgroupRoot();
-  return root === undefined
-    ? fail(
-        'cgroup v2',
-        'not mounted',
-        'mount it with "mount -t cgroup2 none /sys/fs/cgroup/unified" or boot with systemd.unified_cgroup_hierarchy=1',
-      )
-    : ok('cgroup v2', `mounted at ${root}`);
+  if (root === undefined) {
+    return fail(
+      'cgroup v2',
+      'not mounted',
+      'mount it with "mount -t cgroup2 none /sys/fs/cgroup/unified" or boot with systemd.unified_cgroup_hierarchy=1',
+    );
+  }
+  return isHostCgroupRoot(root)
+    ? ok('cgroup v2', `mounted at ${root}`)
+    : warn('cgroup v2', `${PART_OF_CGROUPS}, at ${root}`, PART_OF_CGROUPS_REMEDY);
 }
 
 function checkBpffs(pinDir: string): Check {
@@ -124,9 +130,10 @@ function checkCgroupPrograms(pinDir: string): Check {
   const root = mountedCgroupRoot() ?? '';
   const own = isBpffsDirectory(pinDir) ? Datapath.pinnedProgramId(pinDir) : undefined;
   const others = attachedPrograms(root, 'sock_ops').filter(({ id }) => id !== own);
-  const names = others.map(({ id, name }) => `${name} (${String(id)})`).join(', ');
+  const names = others.map(({ id, name }) => `${name ?? 'no name without CAP_SYS_ADMIN'} (${String(id)})`).join(', ');
   if (others.length === 0) return ok('other programs', `no other sockops program at ${root}`);
-  return others.some(({ name }) => name === 'identify')
+  const beside = Datapath.programsPinnedBeside(pinDir);
+  return others.some(({ id, name }) => name === 'identify' || beside.has(id))
     ? warn(
         'other programs',
         `another instance of this datapath is attached to ${root}`,
