@@ -45,7 +45,10 @@ if (!existsSync(join(root, 'package-lock.json')) && !isReadyMade()) {
         `can't be found: install ${PACKAGES} (as Debian and Ubuntu call them), then try again.`,
     );
   } else {
-    const { status } = spawnSync(join(root, 'scripts/build'), ['bpf', 'addon', 'probe'], { stdio: 'inherit', cwd: root });
+    const { status } = spawnSync(join(root, 'scripts/build'), ['bpf', 'addon', 'probe'], {
+      stdio: 'inherit',
+      cwd: root,
+    });
     if (status !== 0) {
       fail(`building for ${here} failed, see above: it needs ${PACKAGES} (as Debian and Ubuntu call them).`);
     }

@@ -31,7 +31,11 @@ export class Notifier {
   /** Ends with the next ready(). */
   reloading(): void {
     // The clock of both is CLOCK_MONOTONIC.
-    this.#send('RELOADING=1', `MONOTONIC_USEC=${String(process.hrtime.bigint() / 1000n)}`, 'STATUS=reloading the policy');
+    this.#send(
+      'RELOADING=1',
+      `MONOTONIC_USEC=${String(process.hrtime.bigint() / 1000n)}`,
+      'STATUS=reloading the policy',
+    );
   }
 
   stopping(status: string): void {
@@ -55,7 +59,9 @@ export class Notifier {
       // An assignment ends with its line.
       sendDatagram(this.#socket, assignments.map((assignment) => assignment.replaceAll('\n', ' ')).join('\n'));
     } catch (error) {
-      this.#log.warn(`the service manager could not be told (${error instanceof Error ? error.message : String(error)})`);
+      this.#log.warn(
+        `the service manager could not be told (${error instanceof Error ? error.message : String(error)})`,
+      );
     }
   }
 }

@@ -5,26 +5,18 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { join } from 'node:path';
 
 import { attachedPrograms } from '../../addon/index.js';
+import { readStatus, type Status } from '../../controller/view/status.js';
 import { Machine, makePackage, makeRoot, whyNoMachines } from './support/machine.js';
-import { needsRoot, ROOT, Sandbox, skip } from './support/sandbox.js';
+import { needsRoot, OBJECT_FILE, ROOT, Sandbox, skip } from './support/sandbox.js';
 import { Traffic } from './support/traffic.js';
 
 const UNIT = 'slipstream-bpf.service';
+const PIN_DIR = '/sys/fs/bpf/slipstream';
 const POLICY = '/etc/slipstream-bpf/policy.yaml';
 /** What `systemd-analyze security` makes of the unit, of 100: from 50 on it calls one exposed. */
 const EXPOSURE = 35;
 
-interface Status {
-  loaded: boolean;
-  datapath?: {
-    controllerRunning: boolean;
-    loadedSeconds: number;
-    redirectedMessages: number;
-    promotions: number;
-    pairs: { inserted: number };
-    refusals: Record<string, number>;
-  };
-}
+type Maybe<T> = T | undefined | false;
 
 describe('the Debian package', function () {
   this.timeout(300_000);
@@ -66,10 +58,8 @@ describe('the Debian package', function () {
 
   after(() => sandbox.dispose());
 
-  const inMachine = (path: string): string => join(machine.root, path);
-
   function dropIn(name: string, text: string): void {
-    const folder = inMachine(`/etc/systemd/system/${UNIT}.d`);
+    const folder = machine.path(`/etc/systemd/system/${UNIT}.d`);
     mkdirSync(folder, { recursive: true });
     writeFileSync(join(folder, `${name}.conf`), text);
   }
@@ -78,25 +68,26 @@ describe('the Debian package', function () {
     return (await machine.must('systemctl', 'show', '--value', `--property=${property}`, UNIT)).trim();
   }
 
-  async function status(): Promise<Status> {
-    return JSON.parse(await machine.must('slipstream-bpf', 'status', '--json')) as Status;
-  }
+  /** As `slipstream-bpf status` in the machine, without the time that it takes to start. */
+  const status = (): Status => readStatus(machine.path(PIN_DIR), OBJECT_FILE, 'test');
 
   /** Asks until it holds: there is no event for what another process has done. */
-  async function until<T>(what: string, find: () => Promise<T | undefined | false>): Promise<T> {
-    for (const deadline = Date.now() + 30_000; Date.now() < deadline; ) {
+  async function until<T>(what: string, find: () => Maybe<T> | Promise<Maybe<T>>): Promise<T> {
+    for (const deadline = Date.now() + 30_000; Date.now() < deadline;) {
       const found = await find();
       if (found !== undefined && found !== false) return found;
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
-    throw new Error(`${what}: not within 30 s; ${(await machine.run('journalctl', '--no-pager', '-n30', '-ocat')).stdout}`);
+    throw new Error(
+      `${what}: not within 30 s; ${(await machine.run('journalctl', '--no-pager', '-n30', '-ocat')).stdout}`,
+    );
   }
 
   /** Resolves when so many more messages were redirected. */
   async function redirected(messages: number): Promise<void> {
-    const before = (await status()).datapath?.redirectedMessages ?? 0;
-    await until(`${messages} more messages redirected`, async () => {
-      return ((await status()).datapath?.redirectedMessages ?? 0) >= before + messages;
+    const before = status().datapath?.redirectedMessages ?? 0;
+    await until(`${messages} more messages redirected`, () => {
+      return (status().datapath?.redirectedMessages ?? 0) >= before + messages;
     });
   }
 
@@ -130,8 +121,8 @@ describe('the Debian package', function () {
     assert.match(await show('StatusText'), /^attached to \/sys\/fs\/cgroup, 0 promoted pairs$/);
     assert.equal((await machine.must('systemctl', 'is-enabled', UNIT)).trim(), 'enabled');
     const traffic = new Traffic(sandbox, { cgroup: load, netns: machine.netns });
-    await until('refusals', async () => ((await status()).datapath?.refusals['observe'] ?? 0) > 0);
-    assert.equal((await status()).datapath?.redirectedMessages, 0);
+    await until('refusals', () => (status().datapath?.refusals['observe'] ?? 0) > 0);
+    assert.equal(status().datapath?.redirectedMessages, 0);
     await traffic.finish();
   });
 
@@ -155,12 +146,14 @@ describe('the Debian package', function () {
   });
 
   it('accelerates what the policy says after systemctl reload', async () => {
-    const file = inMachine(POLICY);
+    const file = machine.path(POLICY);
     writeFileSync(file, readFileSync(file, 'utf8').replace('action: observe', 'action: accelerate'));
     await machine.must('systemctl', 'reload', UNIT);
     const traffic = new Traffic(sandbox, { cgroup: load, netns: machine.netns });
     await redirected(1000);
-    await until('promoted pairs in the status', async () => / [1-9]\d* promoted pairs?$/.test(await show('StatusText')));
+    await until('promoted pairs in the status', async () =>
+      / [1-9]\d* promoted pairs?$/.test(await show('StatusText')),
+    );
     await traffic.finish();
   });
 
@@ -176,7 +169,9 @@ describe('the Debian package', function () {
     assert.equal(await show('MainPID'), pid);
     await machine.must('sh', '-c', `kill -STOP ${pid}`);
     await until('another process', async () => {
-      return (await show('ActiveState')) === 'active' && (await show('MainPID')) !== pid && (await show('NRestarts')) === '1';
+      return (
+        (await show('ActiveState')) === 'active' && (await show('MainPID')) !== pid && (await show('NRestarts')) === '1'
+      );
     });
     assert.match(await machine.must('journalctl', '--no-pager', '--output=cat'), /Watchdog timeout/);
     await redirected(1000);
@@ -186,23 +181,23 @@ describe('the Debian package', function () {
   it('an upgrade under load loses nothing, and keeps connections accelerated', async () => {
     const traffic = new Traffic(sandbox, { cgroup: load, netns: machine.netns });
     await redirected(1000);
-    const before = (await status()).datapath;
+    const before = status().datapath;
     const pid = await show('MainPID');
     await install(laterPackage('99.1'));
     assert.notEqual(await show('MainPID'), pid);
-    const after = (await status()).datapath;
+    const after = status().datapath;
     assert.ok(before && after);
     assert.ok(after.loadedSeconds > before.loadedSeconds, 'another datapath was loaded');
     assert.ok(after.redirectedMessages > before.redirectedMessages && after.pairs.inserted > 0);
     await redirected(1000);
     await traffic.finish();
-    assert.match(readFileSync(inMachine(POLICY), 'utf8'), /action: accelerate/);
+    assert.match(readFileSync(machine.path(POLICY), 'utf8'), /action: accelerate/);
   });
 
   it('an upgrade to another ABI drains first, with the version that is being replaced', async () => {
     const traffic = new Traffic(sandbox, { cgroup: load, netns: machine.netns });
     await redirected(1000);
-    const before = (await status()).datapath;
+    const before = status().datapath;
     const output = await install(
       laterPackage('99.2', (folder) => {
         const script = join(folder, 'DEBIAN/preinst');
@@ -212,7 +207,7 @@ describe('the Debian package', function () {
       }),
     );
     assert.match(output, /so it is drained\ndrained \d+ promoted pairs? and detached/);
-    const after = await until('the new datapath', async () => (await status()).datapath);
+    const after = await until('the new datapath', () => status().datapath);
     assert.ok(before && after.loadedSeconds < before.loadedSeconds, 'the old datapath is still there');
     await traffic.moved(2 ** 20);
     await traffic.finish();
@@ -241,12 +236,12 @@ describe('the Debian package', function () {
     await traffic.moved(2 ** 20);
     await traffic.finish();
     assert.deepEqual(attachedPrograms(sandbox.cgroup, 'sock_ops'), []);
-    assert.notEqual((await machine.run('test', '-e', '/sys/fs/bpf/slipstream')).code, 0);
+    assert.ok(!existsSync(machine.path(PIN_DIR)), 'pins are left');
     assert.deepEqual(
       readdirSync(sandbox.cgroup).filter((name) => name.includes('slipstream')),
       [],
     );
-    assert.ok(existsSync(inMachine(POLICY)));
+    assert.ok(existsSync(machine.path(POLICY)));
     await machine.must('apt-get', 'purge', '--yes', 'slipstream-bpf');
     const left = await machine.must(
       ...['find', '/etc', '/usr', '/var/lib', '/lib/systemd', '/run', '-xdev', '-name', '*slipstream*'],

@@ -68,7 +68,9 @@ describe('a service manager', function () {
       writeFileSync(policy, text);
       daemon.child.signal('SIGHUP');
       const reloading = await said(listener, 'RELOADING=1', from);
-      const time = Number(reloading.find((line) => line.startsWith('MONOTONIC_USEC='))?.slice('MONOTONIC_USEC='.length));
+      const time = Number(
+        reloading.find((line) => line.startsWith('MONOTONIC_USEC='))?.slice('MONOTONIC_USEC='.length),
+      );
       const now = Number(process.hrtime.bigint() / 1000n);
       assert.ok(time > now - 10_000_000 && time <= now, `${String(time)} is not a moment ago, it is ${String(now)}`);
       const after = await said(listener, 'READY=1', from);

@@ -1,7 +1,16 @@
 /** The npm package, installed as a user does: in an empty folder, with and without compilers. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { accessSync, constants, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  accessSync,
+  constants,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { delimiter, dirname, join } from 'node:path';
 
 import { attachedPrograms } from '../../addon/index.js';
@@ -23,7 +32,10 @@ describe('the npm package', function () {
     needsRoot(this);
     sandbox = new Sandbox('npm');
     execFileSync('npm', ['pack', '--pack-destination', sandbox.dir], { cwd: ROOT, stdio: 'pipe' });
-    tarball = join(sandbox.dir, readdirSync(sandbox.dir).find((name) => name.endsWith('.tgz'))!);
+    tarball = join(
+      sandbox.dir,
+      readdirSync(sandbox.dir).find((name) => name.endsWith('.tgz'))!,
+    );
     const bin = join(sandbox.dir, 'bin');
     mkdirSync(bin);
     for (const command of COMMANDS) symlinkSync(which(command), join(bin, command));
@@ -74,16 +86,32 @@ describe('the npm package', function () {
   it('holds what is run and what it can be built from, nothing else', () => {
     const files = execFileSync('tar', ['-tzf', tarball], { encoding: 'utf8' }).split('\n').filter(Boolean);
     const kinds = new Set(files.map((file) => file.replace(/^package\//, '').replace(/^(build\/\w+|\w+)\/.*/, '$1')));
-    assert.deepEqual(
-      [...kinds].sort(),
-      ['README.md', 'addon', 'bin', 'bpf', 'build/bpf', 'build/js', 'build/probe', 'docs', 'package.json', 'probe', 'scripts'],
-    );
+    assert.deepEqual([...kinds].sort(), [
+      'README.md',
+      'addon',
+      'bin',
+      'bpf',
+      'build/bpf',
+      'build/js',
+      'build/probe',
+      'docs',
+      'package.json',
+      'probe',
+      'scripts',
+    ]);
     assert.deepEqual(
       files.filter((file) => /\.(ts|map|tsbuildinfo|test\.js)$|\/\.|addon\/build|node_modules/.test(file)),
       [],
     );
-    for (const part of [`addon/prebuilds/linux-${process.arch}/`, 'build/bpf/slipstream.bpf.o', 'build/probe/slipstream-gate']) {
-      assert.ok(files.some((file) => file.startsWith(`package/${part}`)), part);
+    for (const part of [
+      `addon/prebuilds/linux-${process.arch}/`,
+      'build/bpf/slipstream.bpf.o',
+      'build/probe/slipstream-gate',
+    ]) {
+      assert.ok(
+        files.some((file) => file.startsWith(`package/${part}`)),
+        part,
+      );
     }
   });
 
@@ -97,7 +125,10 @@ describe('the npm package', function () {
     assert.equal(doctor.code, 0, doctor.stdout + doctor.stderr);
     assert.match(doctor.stdout, /redirect/);
 
-    const daemon = await Daemon.start(sandbox, [], { ...options, program: join(folder, 'node_modules/.bin/slipstream-bpf') });
+    const daemon = await Daemon.start(sandbox, [], {
+      ...options,
+      program: join(folder, 'node_modules/.bin/slipstream-bpf'),
+    });
     const c = await Connection.open(sandbox);
     for (let round = 0; (await daemon.metric('slipstream_redirected_messages_total')) < 10; round++) {
       assert.ok(round < 200, 'never redirected');
@@ -116,7 +147,10 @@ describe('the npm package', function () {
     const addon = join(prebuilds, readdirSync(prebuilds)[0]!);
     const original = readFileSync(addon);
     // The same addon, made for a libbpf that this system has not.
-    writeFileSync(addon, Buffer.from(original.toString('latin1').replaceAll('libbpf.so.1\0', 'libbpf.so.7\0'), 'latin1'));
+    writeFileSync(
+      addon,
+      Buffer.from(original.toString('latin1').replaceAll('libbpf.so.1\0', 'libbpf.so.7\0'), 'latin1'),
+    );
     try {
       execFileSync(join(folder, 'bin/slipstream-bpf'), ['--version'], { stdio: 'pipe' });
       assert.fail('it runs');

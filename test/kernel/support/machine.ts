@@ -46,7 +46,12 @@ export function makeRoot(sandbox: Sandbox, packages: readonly string[]): string 
   execFileSync(
     'mmdebstrap',
     [
-      ...['--mode=root', '--variant=minbase', '--dpkgopt=force-unsafe-io', '--dpkgopt=path-exclude=/usr/share/locale/*'],
+      ...[
+        '--mode=root',
+        '--variant=minbase',
+        '--dpkgopt=force-unsafe-io',
+        '--dpkgopt=path-exclude=/usr/share/locale/*',
+      ],
       ...[`--include=systemd,${packages.join(',')}`, suite, root],
     ],
     { stdio: 'pipe' },
@@ -74,15 +79,13 @@ export function makePackage(sandbox: Sandbox, fields: Record<string, string>, fi
 }
 
 export class Machine {
-  readonly root: string;
   /** Network namespace by name, with a loopback only. */
   readonly netns: string;
   readonly #sandbox: Sandbox;
   readonly #init: number;
 
-  private constructor(sandbox: Sandbox, root: string, netns: string, init: number) {
+  private constructor(sandbox: Sandbox, netns: string, init: number) {
     this.#sandbox = sandbox;
-    this.root = root;
     this.netns = netns;
     this.#init = init;
   }
@@ -93,8 +96,8 @@ export class Machine {
     const namespaces = ['--mount', '--pid', '--cgroup', '--uts', '--ipc', '--fork', '--kill-child'];
     const child = sandbox.spawn('unshare', [...namespaces, 'sh', '-c', BOOT, root], { netns });
     const init = await eventually('a first process', () => childOf(child));
-    const machine = new Machine(sandbox, root, netns, init);
-    for (const deadline = Date.now() + 30_000; ; ) {
+    const machine = new Machine(sandbox, netns, init);
+    for (const deadline = Date.now() + 30_000; ;) {
       const { stdout } = await machine.run('systemctl', 'is-system-running');
       if (/^(running|degraded)$/m.test(stdout)) return machine;
       if (Date.now() > deadline) throw new Error(`systemd does not start: ${stdout}${child.stderr}`);
@@ -102,12 +105,27 @@ export class Machine {
     }
   }
 
+  /** A path of its own as this process can open it. */
+  path(path: string): string {
+    return `/proc/${String(this.#init)}/root${path}`;
+  }
+
   /** Runs a command inside to its end. */
   async run(...command: string[]): Promise<Result> {
-    const environment = ['env', '-i', 'DEBIAN_FRONTEND=noninteractive', 'LC_ALL=C', 'PATH=/usr/sbin:/usr/bin:/sbin:/bin'];
-    const child = this.#sandbox.spawn('nsenter', ['--all', `--target=${String(this.#init)}`, ...environment, ...command], {
-      cgroup: null,
-    });
+    const environment = [
+      'env',
+      '-i',
+      'DEBIAN_FRONTEND=noninteractive',
+      'LC_ALL=C',
+      'PATH=/usr/sbin:/usr/bin:/sbin:/bin',
+    ];
+    const child = this.#sandbox.spawn(
+      'nsenter',
+      ['--all', `--target=${String(this.#init)}`, ...environment, ...command],
+      {
+        cgroup: null,
+      },
+    );
     child.process.stdin.end();
     const code = await child.exited();
     return { code, stdout: child.lines.map((line) => `${line}\n`).join(''), stderr: child.stderr };
@@ -118,13 +136,15 @@ export class Machine {
     const { code, stdout, stderr } = await this.run(...command);
     if (code === 0) return stdout;
     const journal = await this.run('journalctl', '--no-pager', '--lines=30', '--output=cat');
-    throw new Error(`${command.join(' ')} ended with ${String(code)}:\n${stdout}${stderr}\njournal:\n${journal.stdout}`);
+    throw new Error(
+      `${command.join(' ')} ended with ${String(code)}:\n${stdout}${stderr}\njournal:\n${journal.stdout}`,
+    );
   }
 
   /** Gives it a file. */
   copy(file: string, name: string): string {
     const target = `/var/tmp/${name}`;
-    copyFileSync(file, join(this.root, target));
+    copyFileSync(file, this.path(target));
     return target;
   }
 }
