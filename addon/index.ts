@@ -247,6 +247,7 @@ interface Binding {
   fileSystemType: (path: string) => 'bpf' | 'cgroup2' | 'tmpfs' | 'other';
   mountBpf: (dir: string) => void;
   wakeSocket: (process: number, descriptor: number, cookie: bigint) => Promise<boolean>;
+  sendDatagram: (path: string, text: string) => void;
   rcuBarrier: (method?: 'auto' | 'map') => Promise<void>;
   kernelBtfHas: (kind: 'struct' | 'func' | 'typedef', name: string) => boolean;
   probeProgramType: (name: string) => boolean;
@@ -299,6 +300,13 @@ export const mountBpf = native.mountBpf;
  * descriptor is gone or not the socket with this SO_COOKIE. Needs CAP_SYS_PTRACE over the process.
  */
 export const wakeSocket = native.wakeSocket;
+
+/**
+ * Sends one datagram to a Unix socket; '@' in front of a name puts it into the abstract namespace, as sd_notify(3) has
+ * it. Waits up to a second for a receiver whose queue is full.
+ * @throws NativeError EAGAIN when that was not enough, ENOENT or ECONNREFUSED when nobody listens
+ */
+export const sendDatagram = native.sendDatagram;
 
 /**
  * Resolves when every BPF program that was running at the call has ended: an RCU grace period, some

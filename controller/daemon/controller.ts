@@ -57,6 +57,8 @@ export interface ControllerOptions {
   gate?: GateFacts | undefined;
   /** Seconds from candidate to insertion, for the histogram. */
   onPromoted?: (seconds: number) => void;
+  /** Called whenever the loop has looked at all that it looks at: a sign of life. */
+  onSweep?: () => void;
   /** Called once when `down` asks this process to leave. */
   onLeave?: () => void;
 }
@@ -483,6 +485,7 @@ export class Controller {
     }
     for (const [slot, control] of pairs.slots('candidate')) this.#consider(slot, control);
     for (const [slot, control] of pairs.slots('inserted', 'draining', 'leaving')) this.#nudge(slot, control);
+    this.#options.onSweep?.();
   }
 
   /** The watchdog, and the housekeeping that may take its time. */

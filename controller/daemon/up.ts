@@ -30,6 +30,7 @@ import { requireKernel } from '../probe/kernel.js';
 import type { KernelNames } from '../probe/kernel-version.js';
 import { Controller } from './controller.js';
 import { formatListenAddress, type HttpSources, HttpServer, parseListenAddress } from './http.js';
+import { Notifier } from './notify.js';
 import { type LoadedPolicy, PolicySource, readPolicy } from './policy-source.js';
 
 export interface UpOptions {
@@ -72,6 +73,7 @@ type End = 'signal' | 'taken down';
  */
 export async function up(options: UpOptions, environment: UpEnvironment): Promise<void> {
   const { log } = environment;
+  const notifier = new Notifier(log);
   // Signals count from the first moment on, also while things are being set up.
   const signals = new Signals();
   const policy = await readPolicy(options.policy);
@@ -94,7 +96,7 @@ export async function up(options: UpOptions, environment: UpEnvironment): Promis
     mountBpffsFor(options.pinDir);
     const lock = await acquireLock(options.pinDir);
     try {
-      await serve(options, { ...environment, policy, learned, root, cgroupDir, http, sources, signals });
+      await serve(options, { ...environment, policy, learned, root, cgroupDir, http, sources, signals, notifier });
     } finally {
       removeIfEmpty(options.pinDir);
       lock.release();
@@ -146,10 +148,12 @@ interface Context extends UpEnvironment {
   http: HttpServer;
   sources: HttpSources;
   signals: Signals;
+  notifier: Notifier;
 }
 
 async function serve(options: UpOptions, context: Context): Promise<void> {
-  const { log, say, sources, signals } = context;
+  const { log, say, sources, signals, notifier } = context;
+  notifier.status('trying the kernel out');
   const adopted = Datapath.pinState(options.pinDir) === 'complete' ? adopt(options, context) : undefined;
   const gate = await passGate(options, context, adopted);
   const datapath = adopted ?? load(options, context);
@@ -179,12 +183,17 @@ async function serve(options: UpOptions, context: Context): Promise<void> {
     onPromoted: (seconds) => {
       metrics.promoted(seconds);
     },
+    onSweep: () => {
+      notifier.alive(standing);
+    },
     onLeave: leave,
   });
+  const standing = (): string => `attached to ${context.cgroupDir}, ${countPairs(controller.inserted, 'promoted ')}`;
   const source = followPolicy(options.policy, context, controller, metrics, datapath);
   controller.start();
   sources.metrics = async () => ({ body: await metrics.render(), contentType: metrics.registry.contentType });
   sources.notReady = () => undefined;
+  notifier.ready(standing());
   say(
     `${adopted !== undefined ? 'adopted the datapath at' : 'attached to'} ${context.cgroupDir}, pinned in ${options.pinDir}, ` +
       `metrics at http://${formatListenAddress(context.http.address)}/metrics`,
@@ -192,6 +201,7 @@ async function serve(options: UpOptions, context: Context): Promise<void> {
 
   const end = await Promise.race([signals.ended, left]);
   sources.notReady = () => 'shutting down';
+  notifier.stopping(end === 'signal' && !options.detachOnExit ? 'leaving the datapath in place' : 'draining');
   await source?.close();
   if (end === 'signal' && options.detachOnExit) {
     const kept = await controller.takeDown(options.timeout * 1000);
@@ -342,7 +352,7 @@ function followPolicy(
   metrics: Metrics,
   datapath: Datapath,
 ): PolicySource | undefined {
-  const { log, signals } = context;
+  const { log, signals, notifier } = context;
   const show = (policy: LoadedPolicy): void => {
     metrics.setPolicy({ file: file ?? '(default)', hash: policy.hash, rules: policy.policy.rules.length });
   };
@@ -350,23 +360,31 @@ function followPolicy(
   if (file === undefined) {
     signals.onReload = () => {
       log.info('SIGHUP: no policy file was given, nothing to reload');
+      notifier.reloading();
+      notifier.ready('no policy file was given, nothing to reload');
     };
     return undefined;
   }
   const source = new PolicySource(file, context.policy);
+  let result = '';
   source.on('loaded', (policy) => {
     for (const warning of policy.warnings) log.warn(formatProblem(warning));
     controller.applyPolicy(policy.compiled);
     datapath.controllerCounters.policyReloaded(true);
     show(policy);
     log.info({ file, hash: policy.hash, rules: policy.policy.rules.length }, 'policy reloaded');
+    result = 'policy reloaded';
   });
   source.on('invalid', (problems) => {
     datapath.controllerCounters.policyReloaded(false);
-    log.error(`policy not reloaded, the old one stays in force: ${problems}`);
+    result = `policy not reloaded, the old one stays in force: ${problems}`;
+    log.error(result);
   });
   signals.onReload = () => {
-    void source.reload(true);
+    notifier.reloading();
+    void source.reload(true).then(() => {
+      notifier.ready(result);
+    });
   };
   source.watch();
   return source;
