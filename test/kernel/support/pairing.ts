@@ -5,7 +5,7 @@ import { inspect } from 'node:util';
 import { cgroupId } from '../../../addon/index.js';
 import type { End, PairRecord } from '../../../controller/datapath/pair-table.js';
 import { Connection, type ConnectionOptions } from './endpoint.js';
-import type { Python } from './python.js';
+import { Python } from './python.js';
 import type { Sandbox } from './sandbox.js';
 import { eventually, type Stack } from './stack.js';
 
@@ -112,5 +112,32 @@ export class Pairing {
     );
     assert.deepEqual(this.unpaired(), {});
     return c;
+  }
+
+  /** Waits until every slot has come back, and checks that none was lost or counted twice on the way. */
+  async nothingLeaked(slots: number): Promise<void> {
+    await eventually('all slots are free', () => this.stack.datapath.pairs.tally().free === slots);
+    const { releaseFailed, totalsLost, closedPairs } = this.stack.datapath.counters();
+    assert.deepEqual({ releaseFailed, totalsLost }, { releaseFailed: 0, totalsLost: 0 });
+    assert.deepEqual(this.stack.datapath.occupiedSlots(), []);
+    assert.equal(this.#generations(slots), closedPairs, 'each claimed slot was returned once');
+    // The queue of free slots holds each of them, once.
+    const p = new Python(this.sandbox);
+    const before = this.stack.datapath.counters();
+    await p.run(`listening = listener(); held = [connection(listening) for _ in range(${String(slots + 1)})]`);
+    const after = this.stack.datapath.counters();
+    assert.equal(after.pairs - before.pairs, slots);
+    assert.equal((after.unpaired['table_full'] ?? 0) - (before.unpaired['table_full'] ?? 0), 1);
+    assert.equal(this.stack.records('observed').length, slots);
+    await p.run('[s.close() for pair in held for s in pair]');
+    await eventually('all slots are free again', () => this.stack.datapath.pairs.tally().free === slots);
+  }
+
+  /** How often a slot has been claimed. */
+  #generations(slots: number): number {
+    return Array.from({ length: slots }, (_, slot) => this.stack.datapath.pairs.control(slot).generation).reduce(
+      (a, b) => a + b,
+      0,
+    );
   }
 }

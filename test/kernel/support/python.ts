@@ -83,6 +83,15 @@ def restored(own, peer, numbers):
 def end_repair(s, how=0):
     s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, how)
 
+# A socket whose first sequence number will be this one.
+def beginning_with(number):
+    s = socket.socket()
+    s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+    s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, SEND_QUEUE)
+    s.setsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ, struct.pack('I', number))
+    end_repair(s)
+    return s
+
 # What checkpoint and restore do to a socket whose queues are empty.
 def restore(s):
     numbers, own, peer = sequences(s), s.getsockname(), s.getpeername()
@@ -109,8 +118,15 @@ export class Python {
   readonly #child: Child;
   #answers = 0;
 
-  constructor(sandbox: Sandbox, options: SpawnOptions = {}) {
-    this.#child = sandbox.spawn('python3', ['-u', '-c', PYTHON_LOOP], options);
+  /** @param through a command that runs the command in its arguments, such as unshare(1) */
+  constructor(sandbox: Sandbox, options: SpawnOptions = {}, through: readonly string[] = []) {
+    const [command = 'python3', ...args] = [...through, 'python3', '-u', '-c', PYTHON_LOOP];
+    this.#child = sandbox.spawn(command, args, options);
+  }
+
+  /** Of the process, which is `through` in the beginning. */
+  get pid(): number {
+    return this.#child.pid;
   }
 
   /** Runs code; returns the value of an expression. */
