@@ -10,12 +10,12 @@ RECEIVE_QUEUE, SEND_QUEUE, NO_PROBE = 1, 2, -1
 HOME = '127.0.0.1'
 libc = ctypes.CDLL(None, use_errno=True)
 
-def listener(protocol=0, backlog=128, **options):
+def listener(protocol=0, backlog=128, at=0, **options):
     s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, protocol)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     for name, value in options.items():
         s.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    s.bind((HOME, 0))
+    s.bind((HOME, at))
     s.listen(backlog)
     return s
 
@@ -101,17 +101,20 @@ def restore(s):
     s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_WINDOW, window)
     return s
 
-scope = globals()
-for line in sys.stdin:
-    code, answer = json.loads(line), {}
-    try:
+# The names here are nobody else's.
+def serve():
+    for line in sys.stdin:
+        code, answer = json.loads(line), {}
         try:
-            answer['value'] = eval(compile(code, 'test', 'eval'), scope)
-        except SyntaxError:
-            exec(code, scope)
-    except Exception as error:
-        answer['error'] = repr(error)
-    print(json.dumps(answer), flush=True)
+            try:
+                answer['value'] = eval(compile(code, 'test', 'eval'), globals())
+            except SyntaxError:
+                exec(code, globals())
+        except Exception as error:
+            answer['error'] = repr(error)
+        print(json.dumps(answer), flush=True)
+
+serve()
 `;
 
 export class Python {

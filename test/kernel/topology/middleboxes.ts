@@ -16,9 +16,9 @@ export function install(netns: string, rules: Rules): string | undefined {
   }
 }
 
-/** Takes iptables rules away again that were appended. */
-export function remove(netns: string, ...rules: string[]): void {
-  for (const rule of rules) inside(netns, 'iptables', ...rule.replace('-A ', '-D ').split(' '));
+/** Takes an iptables rule away again. */
+export function remove(netns: string, rule: string): void {
+  inside(netns, 'iptables', ...rule.replace(/-[AI] /, '-D ').split(' '));
 }
 
 /** Rules that let a namespace answer the SYN of forwarded connections to a port itself, before the server hears of them. */
