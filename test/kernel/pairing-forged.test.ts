@@ -8,7 +8,7 @@ import { assertEnds, Pairing } from './support/pairing.js';
 import { Python } from './support/python.js';
 import { needsRoot, Sandbox, skip } from './support/sandbox.js';
 import { Stack, type StackOptions } from './support/stack.js';
-import { inside, sysctl } from './topology/network.js';
+import { sysctl } from './topology/network.js';
 
 describe('sequence numbers that somebody chose', function () {
   this.timeout(60_000);

@@ -6,12 +6,12 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 
 import type { PairRecord } from '../../controller/datapath/pair-table.js';
-import { assertEnds, isDirect, Pairing } from './support/pairing.js';
+import { assertEnds, isDirect } from './support/pairing.js';
 import { Python } from './support/python.js';
 import { needsRoot, Sandbox, skip } from './support/sandbox.js';
 import { EAGER, eventually, Stack } from './support/stack.js';
 import { ftpHelper, install, remove, type Rules } from './topology/middleboxes.js';
-import { CLIENT, type ContainerHost, inside, makeContainerHost, TO_SERVER } from './topology/network.js';
+import { CLIENT, type ContainerHost, makeContainerHost, TO_SERVER } from './topology/network.js';
 
 /** Addresses of the server's network, longer than the client's when written down. */
 const SERVER = '192.168.177.2';
@@ -22,7 +22,7 @@ describe('connection tracking helpers', function () {
   this.timeout(60_000);
   let sandbox: Sandbox;
   let stack: Stack;
-  let pairing: Pairing;
+
   let client: Python;
   let server: Python;
   let host: ContainerHost;
@@ -61,7 +61,7 @@ describe('connection tracking helpers', function () {
     const problem = install(host.host, rules) ?? install(host.host, helper);
     if (problem !== undefined) skip(context, problem);
     stack = new Stack(sandbox, { policy });
-    pairing = new Pairing(sandbox, stack);
+
     client = new Python(sandbox, { netns: host.client });
     server = new Python(sandbox, { netns: host.server });
     await server.run(`HOME = '${SERVER}'; listening = listener(at=21)`);

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { inspect } from 'node:util';
 
 import { cgroupId } from '../../../addon/index.js';
-import type { End, PairRecord } from '../../../controller/datapath/pair-table.js';
+import { type End, type PairRecord, SIDES } from '../../../controller/datapath/pair-table.js';
 import { Connection, type ConnectionOptions } from './endpoint.js';
 import { Python } from './python.js';
 import type { Sandbox } from './sandbox.js';
@@ -71,7 +71,21 @@ export class Pairing {
     const find = (): PairRecord | undefined => this.stack.records().find(({ ends: [end] }) => end.port === clientPort);
     const pair = await this.accelerated(find, p.exchange(client, server));
     assertEnds(pair, { port: clientPort, remotePort: serverPort }, { port: serverPort, remotePort: clientPort });
+    await this.assertSockets(pair, p, client, server);
     return pair;
+  }
+
+  /** The two ends of a pair are these two sockets and no others. */
+  async assertSockets(pair: PairRecord, p: Python, client: string, server: string): Promise<void> {
+    assert.deepEqual(
+      this.cookies(pair),
+      await Promise.all([client, server].map((socket) => p.run<string>(`cookie(${socket})`))),
+    );
+  }
+
+  /** The cookies of a pair's two sockets, both of which have read something. */
+  cookies({ slot }: PairRecord): [string, string] {
+    return SIDES.map((side) => String(this.stack.datapath.pairs.holder(slot, side)?.cookie)) as [string, string];
   }
 
   /** The data are right, no pair was ever made for them and nothing was redirected. */

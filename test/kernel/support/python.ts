@@ -4,7 +4,7 @@ import type { Child, Sandbox, SpawnOptions } from './sandbox.js';
 
 /** Each line of input is an expression or statements; the answer is its value. */
 const PYTHON_LOOP = String.raw`
-import ctypes, json, os, select, socket, struct, sys
+import ctypes, hashlib, json, os, select, socket, struct, sys
 TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ, TCP_REPAIR_WINDOW = 19, 20, 21, 29
 RECEIVE_QUEUE, SEND_QUEUE, NO_PROBE = 1, 2, -1
 HOME = '127.0.0.1'
@@ -59,6 +59,50 @@ def reset(s):
 def disconnect(s):
     if libc.connect(s.fileno(), struct.pack('H14x', socket.AF_UNSPEC), 16):
         raise OSError(ctypes.get_errno(), 'connect')
+
+def cookie(s):
+    return str(struct.unpack('Q', s.getsockopt(socket.SOL_SOCKET, 57, 8))[0]) # SO_COOKIE
+
+# Sockets made from now on belong to this network namespace.
+def enter(netns):
+    with open('/run/netns/' + netns) as file:
+        if libc.setns(file.fileno(), 0x40000000): # CLONE_NEWNET
+            raise OSError(ctypes.get_errno(), 'setns')
+
+# What one end of a connection says in one round: both ends can tell, and nobody else says the same.
+def words(key, end, number, size):
+    return hashlib.shake_128(f'{key} {end} {number}'.encode()).digest(size)
+
+# Runs one end of many connections, by key, through rounds of question and answer. Every byte is checked.
+def converse(ends, end, first, rounds, size):
+    other = {'client': 'server', 'server': 'client'}[end]
+    keys = {s.fileno(): key for key, s in ends.items()}
+    number, heard = dict.fromkeys(ends, first), dict.fromkeys(ends, b'')
+    poll = select.epoll()
+    for key, s in ends.items():
+        poll.register(s, select.EPOLLIN)
+        if end == 'client':
+            s.sendall(words(key, end, first, size))
+    left = len(ends)
+    while left:
+        ready = poll.poll(10)
+        assert ready, f'{left} heard nothing: {[(key, number[key]) for key in ends][:5]}'
+        for fd, _ in ready:
+            key = keys[fd]
+            part = ends[key].recv(size - len(heard[key]), socket.MSG_DONTWAIT)
+            assert part, f'{key}: end of stream'
+            heard[key] += part
+            if len(heard[key]) < size:
+                continue
+            assert heard[key] == words(key, other, number[key], size), f'{key}: what was heard in round {number[key]} is not what its peer said'
+            heard[key] = b''
+            if end == 'server':
+                ends[key].sendall(words(key, end, number[key], size))
+            number[key] += 1
+            if number[key] == first + rounds:
+                left -= 1
+            elif end == 'client':
+                ends[key].sendall(words(key, end, number[key], size))
 
 # Sequence numbers of what this socket sends and receives next.
 def sequences(s):

@@ -33,7 +33,7 @@ export function synProxy(port: number): Record<'iptables' | 'nft', Rules> {
       ],
     },
     nft: {
-      nftables: `table ip synproxy {
+      nftables: `table ip slipstream_test {
         chain first { type filter hook prerouting priority raw; tcp dport ${String(port)} tcp flags syn notrack; }
         chain through {
           type filter hook forward priority filter;
@@ -50,12 +50,19 @@ export function prepareSynProxy(netns: string): void {
   sysctl(netns, 'net.netfilter.nf_conntrack_tcp_loose', 0);
 }
 
+/** How many clients a namespace's SYN proxy has let through. */
+export function synProxied(netns: string): number {
+  // One line a CPU, in hexadecimal; cookie_valid follows entries, syn_received, cookie_invalid.
+  const lines = inside(netns, 'cat', '/proc/net/stat/synproxy').trim().split('\n').slice(1);
+  return lines.reduce((sum, line) => sum + parseInt(line.trim().split(/\s+/)[3] ?? '0', 16), 0);
+}
+
 /** Rules that have the FTP helper read the control connections to a port. */
 export function ftpHelper(port: number): Record<'iptables' | 'nft', Rules> {
   return {
     iptables: { iptables: [`-t raw -A PREROUTING -p tcp --dport ${String(port)} -j CT --helper ftp`] },
     nft: {
-      nftables: `table ip helper {
+      nftables: `table ip slipstream_test {
         ct helper ftp { type "ftp" protocol tcp; }
         chain in { type filter hook prerouting priority filter; tcp dport ${String(port)} ct helper set "ftp"; }
       }`,
