@@ -30,6 +30,13 @@ interface Known {
   peer: [string, number];
 }
 
+interface Place {
+  name: string;
+  client: Python;
+  server: Python;
+  netns: [number, number];
+}
+
 const DESCRIBE = `
 def known():
     return {key: {'cookie': cookie(s), 'own': s.getsockname(), 'peer': s.getpeername()} for key, s in ends.items()}`;
@@ -54,23 +61,69 @@ describe('many connections at once', function () {
     await beside.dispose();
   });
 
-  it('1,000 in four namespaces with the same addresses and ports, half of them through NAT', async function () {
-    const stack = new Stack(sandbox, { maxPairs: 2048 });
-    const pairing = new Pairing(sandbox, stack);
-    const places: { name: string; client: Python; server: Python; netns: [number, number] }[] = [];
-    for (const name of ['a', 'b']) {
-      const { host, client, server } = makeContainerHost(name === 'a' ? sandbox : beside);
+  /** Two hosts, each with a client's and a server's namespace, and a process in each of these. */
+  function makePlaces(context: Mocha.Context): Place[] {
+    return [sandbox, beside].map((of, index) => {
+      const name = index === 0 ? 'a' : 'b';
+      const { host, client, server } = makeContainerHost(of);
       const problem = publishPort(host, 8080, { address: SERVER, port: 80 });
-      if (problem !== undefined) skip(this, problem);
-      places.push({
+      if (problem !== undefined) skip(context, problem);
+      return {
         name,
         client: new Python(sandbox, { netns: client, cgroup: sandbox.makeCgroup(`client-${name}`) }),
         server: new Python(sandbox, { netns: server, cgroup: sandbox.makeCgroup(`server-${name}`) }),
         netns: [netnsInode(client), netnsInode(server)],
-      });
+      };
+    });
+  }
+
+  /** What the programs know of each connection and its two ends, by the client's cookie. */
+  async function whoIsWho(places: readonly Place[]): Promise<Map<string, object>> {
+    const known = new Map<string, object>();
+    for (const { client, server, netns } of places) {
+      const [own, theirs] = await Promise.all([
+        client.run<Record<string, Known>>('known()'),
+        server.run<Record<string, Known>>('known()'),
+      ]);
+      assert.deepEqual(Object.keys(theirs).sort(), Object.keys(own).sort());
+      for (const [key, of] of Object.entries(own)) {
+        const at = theirs[key]!;
+        known.set(of.cookie, {
+          client: { ...of, pid: client.pid, netns: netns[0] },
+          server: { ...at, pid: server.pid, netns: netns[1] },
+        });
+        // The test makes what it says: the same addresses and ports in both places.
+        const port = Number(key.slice(1));
+        const [to, listening, from] =
+          port >= TRANSLATED ? [[HOST_TO_CLIENT, 8080], 80, HOST_TO_SERVER] : [[SERVER, 81], 81, CLIENT];
+        assert.deepEqual([of.own, of.peer, at.own, at.peer[0]], [[CLIENT, port], to, [SERVER, listening], from]);
+      }
     }
-    const everywhere = (work: (place: (typeof places)[number]) => Promise<unknown>): Promise<unknown> =>
-      Promise.all(places.map(work));
+    return known;
+  }
+
+  /** The same as the table says. */
+  function inTheTable(pairing: Pairing): Map<string, object> {
+    return new Map(
+      pairing.stack.records('observed', 'candidate', 'approved', 'inserted').map((pair) => {
+        const cookies = pairing.cookies(pair);
+        const [client, server] = pair.ends.map(({ address, port, remoteAddress, remotePort, pid, netns }, side) => ({
+          cookie: cookies[side],
+          own: [address, port],
+          peer: [remoteAddress, remotePort],
+          pid,
+          netns,
+        }));
+        return [cookies[0], { client, server }];
+      }),
+    );
+  }
+
+  it('1,000 in four namespaces with the same addresses and ports, half of them through NAT', async function () {
+    const stack = new Stack(sandbox, { maxPairs: 2048 });
+    const pairing = new Pairing(sandbox, stack);
+    const places = makePlaces(this);
+    const everywhere = (work: (place: Place) => Promise<unknown>): Promise<unknown> => Promise.all(places.map(work));
 
     // Each connection says who it is in its first bytes, which both ends then use in all they say.
     await everywhere(async ({ name, client, server }) => {
@@ -129,43 +182,51 @@ for n in range(${String(COUNT)}):
       );
     }
 
-    // Who is who, as the programs know it and as the table says.
-    const wanted = new Map<string, object>();
-    for (const { client, server, netns } of places) {
-      const [own, theirs] = await Promise.all([
-        client.run<Record<string, Known>>('known()'),
-        server.run<Record<string, Known>>('known()'),
-      ]);
-      assert.deepEqual(Object.keys(theirs).sort(), Object.keys(own).sort());
-      for (const [key, of] of Object.entries(own)) {
-        const at = theirs[key]!;
-        wanted.set(of.cookie, {
-          client: { ...of, pid: client.pid, netns: netns[0] },
-          server: { ...at, pid: server.pid, netns: netns[1] },
-        });
-        // The test makes what it says: the same addresses and ports in both places.
-        const port = Number(key.slice(1));
-        const [to, listening, from] =
-          port >= TRANSLATED ? [[HOST_TO_CLIENT, 8080], 80, HOST_TO_SERVER] : [[SERVER, 81], 81, CLIENT];
-        assert.deepEqual([of.own, of.peer, at.own, at.peer[0]], [[CLIENT, port], to, [SERVER, listening], from]);
-      }
-    }
-    const found = new Map(
-      pairs.map((pair) => {
-        const cookies = pairing.cookies(pair);
-        const [client, server] = pair.ends.map(({ address, port, remoteAddress, remotePort, pid, netns }, side) => ({
-          cookie: cookies[side],
-          own: [address, port],
-          peer: [remoteAddress, remotePort],
-          pid,
-          netns,
-        }));
-        return [cookies[0], { client, server }];
-      }),
-    );
+    const found = inTheTable(pairing);
     assert.equal(found.size, 4 * COUNT);
-    assert.deepEqual(found, wanted);
+    assert.deepEqual(found, await whoIsWho(places));
     assert.equal(stack.datapath.counters().pairs, 4 * COUNT);
     assert.deepEqual(pairing.unpaired(), {});
+  });
+
+  it('the same addresses and ports in handshakes that are all under way', async function () {
+    const stack = new Stack(sandbox);
+    const pairing = new Pairing(sandbox, stack);
+    const places = makePlaces(this);
+    const count = 40;
+    for (const { server } of places) {
+      await server.run(`HOME = '${SERVER}'; l = listener(at=81, TCP_DEFER_ACCEPT=30); ends = {}${DESCRIBE}`);
+    }
+    for (const { name, client } of places) {
+      await client.run(`${DESCRIBE}
+ends = {}
+for n in range(${String(count)}):
+    s = socket.socket()
+    s.bind(('${CLIENT}', ${String(DIRECT)} + n))
+    s.connect(('${SERVER}', 81))
+    ends[f'${name}{${String(DIRECT)} + n}'] = s`);
+    }
+    assert.equal(stack.datapath.pairs.tally().half, 2 * count);
+    // Their servers join with the first bytes: in one place in the order of the clients, in the other in the opposite one.
+    for (const { name, client, server } of places) {
+      await client.run(
+        `for key in ${name === 'a' ? 'list(ends)' : 'reversed(ends)'}: ends[key].sendall(key.ljust(10).encode())`,
+      );
+      await server.run(
+        `for _ in range(${String(count)}): s = l.accept()[0]; ends[receive(s, 10).decode().strip()] = s`,
+      );
+      await Promise.all([
+        client.run("converse(ends, 'client', 0, 4, 50)"),
+        server.run("converse(ends, 'server', 0, 4, 50)"),
+      ]);
+    }
+    const wanted = await whoIsWho(places);
+    const found = inTheTable(pairing);
+    for (const [cookie, pair] of found) assert.deepEqual(pair, wanted.get(cookie));
+    // Two of so many may have wanted one place in the table of handshakes.
+    const { remote_client = 0, ...others } = pairing.unpaired();
+    assert.deepEqual(others, {});
+    assert.equal(found.size + remote_client, 2 * count);
+    assert.ok(found.size > count, `only ${String(found.size)} were paired`);
   });
 });
