@@ -259,8 +259,7 @@ static __always_inline bool queue_allows(struct direction *direction, const stru
 		*reason = PASS_FENCE;
 		return false;
 	}
-	if (peer->copied_seq != write_seq ||
-	    (direction->path == PATH_TCP && !acknowledged)) {
+	if (peer->copied_seq != write_seq || (direction->path == PATH_TCP && !acknowledged)) {
 		*reason = leave != PASS_REASONS ? leave : PASS_ORDER;
 		return false;
 	}

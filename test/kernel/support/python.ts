@@ -167,8 +167,12 @@ export class Python {
 
   /** @param through a command that runs the command in its arguments, such as unshare(1) */
   constructor(sandbox: Sandbox, options: SpawnOptions = {}, through: readonly string[] = []) {
-    const [command = 'python3', ...args] = [...through, 'python3', '-u', '-c', PYTHON_LOOP];
-    this.#child = sandbox.spawn(command, args, options);
+    const python = ['-u', '-c', PYTHON_LOOP];
+    const [command, ...args] = through;
+    this.#child =
+      command === undefined
+        ? sandbox.spawn('python3', python, options)
+        : sandbox.spawn(command, [...args, 'python3', ...python], options);
   }
 
   /** Of the process, which is `through` in the beginning. */
