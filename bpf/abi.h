@@ -96,7 +96,7 @@ enum unpaired_reason {
 	UNPAIRED_REMOTE_SERVER = 0, /* client here, other end not seen here */
 	UNPAIRED_REMOTE_CLIENT,     /* server here, other end not seen here */
 	UNPAIRED_TABLE_FULL,
-	UNPAIRED_REPAIR,            /* TCP_REPAIR: sequence numbers were chosen */
+	UNPAIRED_REPAIR,            /* numbers were chosen: TCP_REPAIR, or forged */
 	UNPAIRED_MPTCP,
 	UNPAIRED_STORAGE,           /* no memory for the socket storage */
 	UNPAIRED_RELEASED,          /* client closed while the server joined */
@@ -123,6 +123,7 @@ enum refusal_reason {
 	REFUSAL_GONE,             /* the iterator did not meet the socket */
 	REFUSAL_KERNEL,           /* the kernel gate switched promotion off */
 	REFUSAL_LEARNED,          /* a reader was seen to leave redirected data unread */
+	REFUSAL_HELPER,           /* a port of a conntrack helper */
 	REFUSAL_REASONS,
 };
 

@@ -135,6 +135,7 @@ struct inet_connection_sock {
 
 struct tcp_sock {
 	__u32 write_seq;
+	__u32 snd_una;
 	__u32 copied_seq;
 	__u32 rcv_nxt;
 	__u64 bytes_received;

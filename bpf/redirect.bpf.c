@@ -236,10 +236,17 @@ static __always_inline bool must_leave(struct direction *direction, enum pass_re
  * Order: copied_seq only grows, and only up to what was sent. Equality with our
  * write_seq, which stands still under our lock, means that the reader has taken
  * every byte we ever gave to TCP. From then on bytes_received stands still too.
+ *
+ * That holds where the numbers of both ends are the same. Who lengthens what is
+ * said on its way (a conntrack helper, nf_ct_seqadj) makes the reader's run ahead:
+ * equal would then mean that as many bytes are still to come. So all must have been
+ * acknowledged as well, which they are in our own numbers. While a direction is
+ * DIRECT nothing is given to TCP.
  */
 static __always_inline bool queue_allows(struct direction *direction, const struct reader *reader,
-					 const struct peer_view *peer, __u32 write_seq, __u32 size,
-					 __u32 limit, enum pass_reason leave, __u32 keepalive,
+					 const struct peer_view *peer, __u32 write_seq,
+					 bool acknowledged, __u32 size, __u32 limit,
+					 enum pass_reason leave, __u32 keepalive,
 					 enum pass_reason *reason)
 {
 	__s64 waiting;
@@ -252,7 +259,7 @@ static __always_inline bool queue_allows(struct direction *direction, const stru
 		*reason = PASS_FENCE;
 		return false;
 	}
-	if (peer->copied_seq != write_seq) {
+	if (peer->copied_seq != write_seq || (direction->path == PATH_TCP && !acknowledged)) {
 		*reason = leave != PASS_REASONS ? leave : PASS_ORDER;
 		return false;
 	}
@@ -346,7 +353,8 @@ int redirect(struct sk_msg_md *msg)
 	if (state_of(control) == STATE_LEAVING)
 		return pass_behind(direction, &pair->reader[other], &peer, write_seq, PASS_STATE);
 	if (!sender_allows(sk, &reason) || !reader_allows(&peer, size, &reason) ||
-	    !queue_allows(direction, &pair->reader[other], &peer, write_seq, size,
+	    !queue_allows(direction, &pair->reader[other], &peer, write_seq,
+			  VIEW(tcp_sock, kernel->sk)->snd_una == write_seq, size,
 			  pair->backlog_limit,
 			  why_leave(pair, control, own, stream, settings->keepalive),
 			  settings->keepalive, &reason))

@@ -23,7 +23,7 @@ export const MUTANTS: readonly Mutant[] = [
     invariant: 1,
     name: 'redirects before earlier TCP bytes are consumed',
     file: REDIRECT,
-    from: 'if (peer->copied_seq != write_seq)',
+    from: `if (peer->copied_seq != write_seq || (direction->path == PATH_TCP && !acknowledged))`,
     to: 'if (0)',
     tests: '1: order',
   },
@@ -31,7 +31,7 @@ export const MUTANTS: readonly Mutant[] = [
     invariant: 1,
     name: 'trusts neither order nor accounting',
     file: REDIRECT,
-    from: `	if (peer->copied_seq != write_seq) {
+    from: `	if (peer->copied_seq != write_seq || (direction->path == PATH_TCP && !acknowledged)) {
 		*reason = leave != PASS_REASONS ? leave : PASS_ORDER;
 		return false;
 	}`,

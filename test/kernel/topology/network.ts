@@ -1,5 +1,6 @@
 /** Network namespaces joined by veth pairs, with addresses, routes and packet filters of their own. */
 import { execFileSync } from 'node:child_process';
+import { statSync } from 'node:fs';
 
 import type { Sandbox } from '../support/sandbox.js';
 
@@ -13,6 +14,11 @@ export interface Device {
 export interface Interface extends Device {
   /** With prefix lengths: 10.0.0.1/24. */
   addresses: string[];
+}
+
+/** Number of a named network namespace as the kernel shows it. */
+export function netnsInode(name: string): number {
+  return statSync(`/run/netns/${name}`).ino;
 }
 
 /** Runs a command inside a network namespace and returns its output. */
