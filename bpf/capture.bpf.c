@@ -128,6 +128,14 @@ static long store_piece(__u32 index, struct walk *walk)
 	return !stored || start + record->length >= record->size;
 }
 
+/* An index that is not written as a number would go by our own size of an element. */
+static __always_inline __u32 element_length(const struct sk_msg *msg, __u32 index)
+{
+	__u64 first = (__u64)&msg->sg.data[0];
+
+	return VIEW(scatterlist, first + index * bpf_core_type_size(struct scatterlist))->length;
+}
+
 SEC("sk_msg")
 int capture_message(struct sk_msg_md *msg)
 {
@@ -157,7 +165,7 @@ int capture_message(struct sk_msg_md *msg)
 		walk.limit = 0;
 #pragma clang loop unroll(full)
 	for (int i = 0; i < MESSAGE_ELEMENTS; i++)
-		walk.starts[i + 1] = walk.starts[i] + kernel->sg.data[i].length;
+		walk.starts[i + 1] = walk.starts[i] + element_length(kernel, i);
 	bpf_loop(PIECES, store_piece, &walk, 0);
 	return SK_PASS;
 }

@@ -50,10 +50,10 @@ const CHECK_INTERVAL = 500;
 
 /** @throws UserError if there is no datapath, another capture runs, or the output fails. */
 export async function capture(options: CaptureOptions, environment: CaptureEnvironment): Promise<void> {
+  const selection = new Selection(options);
+  const { pair } = selection;
   const { datapath, cgroups } = openDatapath(options.pinDir, environment.objectFile);
   try {
-    const selection = new Selection(options, cgroups);
-    const { pair } = selection;
     if (pair !== undefined && !isThere(datapath, pair)) {
       throw new UserError(`there is no pair ${pairId(pair)}: "slipstream-bpf pairs" lists those there are`);
     }
@@ -101,7 +101,7 @@ class Capture {
     this.#tap = tap;
     this.#output = output;
     this.#streams = new Streams({
-      wants: (pair) => selection.wants(pair),
+      wants: (pair) => selection.wants(pair, (id) => cgroups.path(id)),
       skip: (pair) => {
         tap.skip(pair);
       },

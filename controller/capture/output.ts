@@ -1,14 +1,13 @@
 /** Where a capture goes: a file or standard output. Nothing here blocks the process. */
-import { closeSync, constants, createWriteStream, fchmodSync, fstatSync, openSync, type WriteStream } from 'node:fs';
+import { closeSync, constants, createWriteStream, fchmodSync, fstatSync, openSync } from 'node:fs';
+import type { Writable } from 'node:stream';
 import { isatty } from 'node:tty';
 
 import { EXIT, UserError } from '../errors.js';
 
-const STDOUT = 1;
-
 export class Output {
   readonly #path: string;
-  readonly #stream: WriteStream;
+  readonly #stream: Writable;
   #error: NodeJS.ErrnoException | undefined;
   #onFailure: () => void = () => undefined;
 
@@ -17,13 +16,15 @@ export class Output {
    * @throws UserError if it is a terminal or can't be opened
    */
   constructor(path: string) {
-    const descriptor = path === '-' ? STDOUT : openFile(path);
-    if (isatty(descriptor)) {
-      throw new UserError('a capture is not for a terminal: give -w a file, or pipe it into a program', EXIT.usage);
+    this.#path = path;
+    if (path === '-') {
+      refuseTerminal(process.stdout.isTTY);
+      this.#stream = process.stdout;
+    } else {
+      const descriptor = openFile(path);
+      refuseTerminal(isatty(descriptor));
+      this.#stream = createWriteStream('', { fd: descriptor });
     }
-    this.#path = path === '-' ? 'standard output' : path;
-    // Not process.stdout, whose writes to a pipe wait.
-    this.#stream = createWriteStream('', { fd: descriptor, autoClose: descriptor !== STDOUT });
     this.#stream.on('error', (error) => {
       this.#error = error;
       this.#onFailure();
@@ -42,7 +43,8 @@ export class Output {
   /** @throws UserError if something could not be written, unless nobody wanted more */
   check(): void {
     const error = this.#error;
-    if (error === undefined || error.code === 'EPIPE') return;
+    // The command line itself reports failures of standard output.
+    if (error === undefined || error.code === 'EPIPE' || this.#path === '-') return;
     throw new UserError(
       `${this.#path} can't be written (${error.code ?? error.message}): the capture is cut off there`,
     );
@@ -63,6 +65,11 @@ export class Output {
       this.#stream.end(resolve);
     });
   }
+}
+
+function refuseTerminal(isTerminal: boolean): void {
+  if (!isTerminal) return;
+  throw new UserError('a capture is not for a terminal: give -w a file, or pipe it into a program', EXIT.usage);
 }
 
 /** Payload is nobody else's business: the file is its owner's only, also one that was there. */

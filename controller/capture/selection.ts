@@ -1,5 +1,4 @@
 /** Which pairs a capture is about. */
-import type { CgroupNames } from '../datapath/cgroups.js';
 import { EXIT, UserError } from '../errors.js';
 import { cgroupMatcher, cgroupProblem, type Matcher } from '../policy/glob.js';
 import { quote } from '../policy/words.js';
@@ -19,20 +18,19 @@ export class Selection {
   readonly pair: PairName | undefined;
   readonly #port: number | undefined;
   readonly #cgroup: Matcher | undefined;
-  readonly #names: CgroupNames;
 
   /** @throws UserError (exit code 2) for what can't be meant */
-  constructor(options: SelectionOptions, names: CgroupNames) {
+  constructor(options: SelectionOptions) {
     this.pair = options.pair === undefined ? undefined : parsePair(options.pair);
     this.#port = options.port;
-    this.#names = names;
     if (options.cgroup === undefined) return;
     const problem = cgroupProblem(options.cgroup);
     if (problem !== undefined) throw new UserError(`--cgroup: ${quote(options.cgroup)} ${problem}`, EXIT.usage);
     this.#cgroup = cgroupMatcher(options.cgroup);
   }
 
-  wants(candidate: Candidate): boolean {
+  /** @param cgroupPath the path of a cgroup by its id, undefined once it is gone */
+  wants(candidate: Candidate, cgroupPath: (id: bigint) => string | undefined): boolean {
     const { pair } = this;
     const port = this.#port;
     const matches = this.#cgroup;
@@ -43,7 +41,7 @@ export class Selection {
     ) {
       return false;
     }
-    return matches === undefined || candidate.cgroups.some((id) => matches(this.#names.path(id) ?? ''));
+    return matches === undefined || candidate.cgroups.some((id) => matches(cgroupPath(id) ?? ''));
   }
 }
 
