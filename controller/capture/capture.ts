@@ -170,13 +170,14 @@ class Capture {
   }
 
   #write({ timeNs, direct, bytes, originalLength, comment }: CapturedPacket): void {
-    if (this.#isFull) return;
+    const before = this.#written[0] + this.#written[1];
+    if (before >= this.#options.count) return;
     const path = direct ? 1 : 0;
     this.#written[path]++;
     this.#blocks.push(
       enhancedPacket({ interface: path, timeNs: timeNs + this.#offsetNs, bytes, originalLength, comment }),
     );
-    if (this.#isFull) this.#end();
+    if (before + 1 >= this.#options.count) this.#end();
   }
 
   #finish(): void {
