@@ -88,6 +88,8 @@ export interface BpfObject {
   enumValues(name: string): Record<string, number>;
   /** Before load() only: @throws NativeError EBUSY afterwards. `entries` is from 1 to 2^32-1. */
   setMaxEntries(mapName: string, entries: number): void;
+  /** The programs will use this map, and load() makes none of this name. Before load() only. */
+  reuseMap(mapName: string, map: BpfMap): void;
   /**
    * Creates the maps and loads the programs, all or nothing; can be called once. The error names
    * the first program refused and gives the verifier's reason in its message.
@@ -117,6 +119,8 @@ export interface BpfProgram {
   attachTracepoint(): BpfLink;
   /** Attaches an iterator to the map whose elements it visits. Only for programs of an open BpfObject. */
   attachIterator(map: BpfMap): BpfLink;
+  /** Makes this what a tail call through an element of a program array runs; delete() of the key ends that. */
+  attachTailCall(map: BpfMap, index: number): void;
   /** Makes this the sk_msg program of every socket later inserted into a sockmap or sockhash. */
   attachSockmap(map: BpfMap): void;
   /** Undoes attachSockmap(). @throws NativeError ENOENT when this program is not attached there. */
@@ -191,6 +195,12 @@ export interface BpfMap {
   mmap(): ArrayBuffer;
   /** The same for reading; works on frozen maps. Writing into it kills the process (SIGSEGV). */
   mmapReadOnly(): ArrayBuffer;
+  /**
+   * Sockmaps: the map of this name that the attached sk_msg program uses, pinned or not; undefined if there is none.
+   * While it is open the kernel counts it among the map's users, which matters for program arrays: theirs are emptied
+   * when the last user goes (kernel/bpf/arraymap.c:prog_array_map_clear).
+   */
+  sockmapProgramMap(name: string): BpfMap | undefined;
   close(): void;
 }
 

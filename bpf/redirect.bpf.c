@@ -294,8 +294,7 @@ static __always_inline bool queue_allows(struct direction *direction, const stru
 	return true;
 }
 
-SEC("sk_msg")
-int redirect(struct sk_msg_md *msg)
+static __always_inline int decide(struct sk_msg_md *msg)
 {
 	const struct sk_msg *kernel = bpf_cast_to_kern_ctx(msg);
 	struct settings *settings = get_settings();
@@ -377,4 +376,19 @@ int redirect(struct sk_msg_md *msg)
 		direction->behind = 0;
 	}
 	return SK_PASS;
+}
+
+SEC("sk_msg")
+int redirect(struct sk_msg_md *msg)
+{
+	const struct sk_msg *kernel = bpf_cast_to_kern_ctx(msg);
+	bool rest = kernel->sk_redir;
+	int verdict = decide(msg);
+
+	/* The program of a running `capture` returns SK_PASS, too. With none there the
+	 * JIT has put a no-op here (bpf_arch_poke_desc_update).
+	 */
+	if (verdict == SK_PASS && !rest)
+		bpf_tail_call(msg, &capture, 0);
+	return verdict;
 }
