@@ -63,7 +63,7 @@ describe('kernel gate', function () {
   const withoutOrder: Change = {
     name: 'no order',
     file: 'redirect.bpf.c',
-    from: `	if (peer->copied_seq != write_seq) {
+    from: `	if (peer->copied_seq != write_seq || (direction->path == PATH_TCP && !acknowledged)) {
 		*reason = leave != PASS_REASONS ? leave : PASS_ORDER;
 		return false;
 	}`,
