@@ -88,6 +88,7 @@ enum pass_reason {
 	PASS_PEER,            /* the kept address no longer holds the peer */
 	PASS_LOST,            /* peer left the sockmap between check and redirect */
 	PASS_KEEPALIVE,       /* one now and then, for timers that only TCP feeds */
+	PASS_UNACKNOWLEDGED,  /* earlier TCP bytes consumed, their ACK still under way */
 	PASS_REASONS,
 };
 

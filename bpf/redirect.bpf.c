@@ -28,7 +28,8 @@ static __always_inline __u32 ticks(void)
 static __always_inline int pass(struct direction *direction, enum pass_reason reason)
 {
 	COUNT(passed[reason]);
-	if (reason != PASS_KEEPALIVE)
+	/* The one comes of the other, and neither tells a stream. */
+	if (reason != PASS_KEEPALIVE && reason != PASS_UNACKNOWLEDGED)
 		direction->passed_messages++;
 	direction->last_pass = reason;
 	direction->last_tcp = ticks();
@@ -259,8 +260,12 @@ static __always_inline bool queue_allows(struct direction *direction, const stru
 		*reason = PASS_FENCE;
 		return false;
 	}
-	if (peer->copied_seq != write_seq || (direction->path == PATH_TCP && !acknowledged)) {
+	if (peer->copied_seq != write_seq) {
 		*reason = leave != PASS_REASONS ? leave : PASS_ORDER;
+		return false;
+	}
+	if (direction->path == PATH_TCP && !acknowledged) {
+		*reason = leave != PASS_REASONS ? leave : PASS_UNACKNOWLEDGED;
 		return false;
 	}
 	/* Redirected and not yet received. The reader's count is taken after the

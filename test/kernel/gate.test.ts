@@ -63,8 +63,12 @@ describe('kernel gate', function () {
   const withoutOrder: Change = {
     name: 'no order',
     file: 'redirect.bpf.c',
-    from: `	if (peer->copied_seq != write_seq || (direction->path == PATH_TCP && !acknowledged)) {
+    from: `	if (peer->copied_seq != write_seq) {
 		*reason = leave != PASS_REASONS ? leave : PASS_ORDER;
+		return false;
+	}
+	if (direction->path == PATH_TCP && !acknowledged) {
+		*reason = leave != PASS_REASONS ? leave : PASS_UNACKNOWLEDGED;
 		return false;
 	}`,
     to: '	direction->path = PATH_DIRECT;',

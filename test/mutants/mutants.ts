@@ -23,16 +23,20 @@ export const MUTANTS: readonly Mutant[] = [
     invariant: 1,
     name: 'redirects before earlier TCP bytes are consumed',
     file: REDIRECT,
-    from: `if (peer->copied_seq != write_seq || (direction->path == PATH_TCP && !acknowledged))`,
-    to: 'if (0)',
+    from: 'if (peer->copied_seq != write_seq)',
+    to: 'if (peer->copied_seq != write_seq && 0)',
     tests: '1: order',
   },
   {
     invariant: 1,
     name: 'trusts neither order nor accounting',
     file: REDIRECT,
-    from: `	if (peer->copied_seq != write_seq || (direction->path == PATH_TCP && !acknowledged)) {
+    from: `	if (peer->copied_seq != write_seq) {
 		*reason = leave != PASS_REASONS ? leave : PASS_ORDER;
+		return false;
+	}
+	if (direction->path == PATH_TCP && !acknowledged) {
+		*reason = leave != PASS_REASONS ? leave : PASS_UNACKNOWLEDGED;
 		return false;
 	}`,
     to: '	direction->path = PATH_DIRECT;',
