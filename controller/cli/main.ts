@@ -4,22 +4,13 @@ import { hideBin } from 'yargs/helpers';
 
 import { PolicyError } from '../daemon/policy-source.js';
 import { EXIT, UserError } from '../errors.js';
-import { doctorCommand } from './commands/doctor.js';
-import { downCommand } from './commands/down.js';
-import { learnedCommand } from './commands/learned.js';
-import { pairsCommand } from './commands/pairs.js';
-import { policyCommand } from './commands/policy.js';
-import { statusCommand } from './commands/status.js';
-import { upCommand } from './commands/up.js';
+import { COMMANDS, PROGRAM } from './commands.js';
 import { addCommands, rejectMistakes } from './mistakes.js';
 import { VERSION } from './package-info.js';
 
-export const PROGRAM = 'slipstream-bpf';
-
 /** @returns the exit code */
 export async function main(args: string[]): Promise<number> {
-  const commands = [upCommand, downCommand, statusCommand, pairsCommand, policyCommand, learnedCommand, doctorCommand];
-  const parser = rejectMistakes(addCommands(yargs(args), commands), args)
+  const parser = rejectMistakes(addCommands(yargs(args), COMMANDS), args)
     .scriptName(PROGRAM)
     .usage('$0 COMMAND\n\nMoves the payload of local TCP connections past the network stack.')
     .version(VERSION)
