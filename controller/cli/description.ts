@@ -5,13 +5,12 @@
 import type { Argv, CommandModule, Options } from 'yargs';
 
 import type { Named } from './mistakes.js';
-import type { Placeholder } from './options.js';
 
 export interface OptionDescription {
   name: string;
   describe: string;
   /** Undefined for a flag. */
-  placeholder: Placeholder | undefined;
+  placeholder: string | undefined;
   /** What may be given; empty: anything. */
   choices: readonly string[];
   /** As help prints it; undefined if there is none worth a word. */
@@ -21,7 +20,7 @@ export interface OptionDescription {
 export interface ArgumentDescription {
   name: string;
   describe: string;
-  placeholder: Placeholder | undefined;
+  placeholder: string | undefined;
   choices: readonly string[];
   required: boolean;
 }
@@ -70,7 +69,7 @@ class Recorder {
     this.options.push({
       name,
       describe: option.describe ?? '',
-      placeholder: option.type === 'boolean' ? undefined : (option.placeholder ?? 'WORD'),
+      placeholder: option.type === 'boolean' ? undefined : (option.placeholder ?? name.toUpperCase()),
       choices: (option.choices ?? []).map(String),
       default: fallback === undefined || fallback === false ? undefined : String(fallback as string | number),
     });

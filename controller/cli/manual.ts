@@ -113,8 +113,12 @@ function describeOption({ name, describe: meaning, placeholder, choices, default
   ];
 }
 
-const withChoices = (meaning: string, choices: readonly string[]): string =>
-  choices.length === 0 ? meaning : `${meaning}: ${choices.join(', ')}`;
+/** In front of what is said of the default. */
+function withChoices(meaning: string, choices: readonly string[]): string {
+  if (choices.length === 0) return meaning;
+  const [, what = meaning, fallback = ''] = /^(.*?)( \[default: .*\])?$/.exec(meaning) ?? [];
+  return `${what}: ${choices.join(', ')}${fallback}`;
+}
 
 function list(entries: readonly (readonly [string, string])[]): string[] {
   return entries.flatMap(([term, meaning]) => ['.TP', bold(term), sentence(meaning)]);
