@@ -61,8 +61,9 @@ export class Screen {
   }
 
   draw(lines: readonly string[]): void {
-    const body = lines.map((line) => `${line}${ERASE_LINE}`).join('\r\n');
-    this.#output.write(`${HOME}${body}${ERASE_BELOW}`);
+    // Erased first: behind a full line the cursor still stands on its last cell.
+    const body = lines.map((line) => `${ERASE_LINE}${line}`).join('\r\n');
+    this.#output.write(`${HOME}${body}${lines.length < this.size.rows ? `\r\n${ERASE_BELOW}` : ''}`);
   }
 
   readonly #onData = (data: unknown): void => {
