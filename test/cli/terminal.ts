@@ -105,9 +105,11 @@ export class Terminal {
 
   lines(): string[] {
     const { active } = this.#emulator.buffer;
+    const { rows, cols } = this.#emulator;
+    // Behind a terminal that was made narrower, the emulator keeps what nobody sees.
     return Array.from(
-      { length: this.#emulator.rows },
-      (_, row) => active.getLine(active.viewportY + row)?.translateToString(true) ?? '',
+      { length: rows },
+      (_, row) => active.getLine(active.baseY + row)?.translateToString(true, 0, cols) ?? '',
     );
   }
 
