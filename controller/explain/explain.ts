@@ -6,7 +6,7 @@ import { type CompiledPolicy, decide, type Decision, decidePair, type End, exclu
 import type { LearnedPrograms } from '../policy/learned.js';
 import type { Action } from '../policy/schema.js';
 import { type GateFacts, gateFacts } from '../probe/findings.js';
-import { type DirectionRow, type EndRow, formatEndpoint, formatProgram, toRow } from '../view/pairs.js';
+import { type DirectionRow, type EndRow, formatEndpoint, formatProgram, innermostNames, toRow } from '../view/pairs.js';
 import { find, type FoundConnection, socketOf } from './find.js';
 import { findHolders, type Holder, type HostView, readHost, socketsOf } from './host.js';
 import { judgeListener, judgePair, judgeUnpaired, type Judgement } from './judge.js';
@@ -133,6 +133,9 @@ function inodesOf({ pairs, connections, listeners }: ReturnType<typeof find>, { 
   return new Set(all.flatMap((socket) => (socket === undefined || socket.inode === 0 ? [] : [socket.inode])));
 }
 
+/** What a socket says of itself. */
+type HostAddress = Pick<EndRow, 'address' | 'port' | 'remoteAddress' | 'remotePort' | 'netns'>;
+
 class Explainer {
   readonly loadedSeconds: number;
   readonly #context: ExplainContext;
@@ -255,7 +258,7 @@ class Explainer {
   }
 
   #end(socket: HostSocket): EndExplanation {
-    const holder = this.#holder(socket) ?? { pid: null, program: null, cgroup: null };
+    const holder = this.#holder(socket) ?? { pid: null, program: null, cgroup: null, ...innermostNames(null) };
     const row: EndRow = {
       address: socket.local.address,
       port: socket.local.port,
@@ -275,9 +278,9 @@ class Explainer {
   }
 
   /** The first process that holds a socket. */
-  #holder(socket: HostSocket | undefined): Pick<EndRow, 'pid' | 'program' | 'cgroup'> | undefined {
+  #holder(socket: HostSocket | undefined): Omit<EndRow, keyof HostAddress> | undefined {
     const [holder] = this.#holders.get(socket?.inode ?? 0) ?? [];
-    return holder && { pid: holder.pid, program: holder.program, cgroup: holder.cgroup };
+    return holder && { pid: holder.pid, program: holder.program, cgroup: holder.cgroup, ...innermostNames(holder.cgroup) };
   }
 
   #sharedWith(socket: HostSocket | undefined): number {

@@ -2,6 +2,7 @@
 import { type EndExplanation, type Explanation, type ExplainResult, inWords } from '../explain/explain.js';
 import { printable } from '../policy/words.js';
 import { formatBytes, formatDuration, formatEndpoint, formatProgram, renderTable } from './pairs.js';
+import { shortName } from './short-name.js';
 
 export function renderExplanation({ connections, notes, policy }: ExplainResult): string {
   const blocks = connections.map((connection) => renderConnection(connection));
@@ -43,12 +44,19 @@ const decider = ({ decidedBy, name, verdict }: Explanation): string =>
     ? ''
     : ` (${decidedBy}${name === null || name === verdict ? '' : `: ${printable(name)}`})`;
 
+/** As people know it, and where it is. */
+function describeCgroup(path: string | null): string {
+  if (path === null) return '(not known)';
+  const short = shortName(path);
+  return short === path ? short : `${short} (${printable(path)})`;
+}
+
 function renderEnd(end: EndExplanation, role: string): string[][] {
   const peer = role === 'listener' ? '' : ` to ${formatEndpoint(end.remoteAddress, end.remotePort)}`;
   const shared = end.sharedWith === 0 ? '' : ` and ${String(end.sharedWith)} more`;
   const rows = [
     [role, `${formatProgram(end)}${shared}, ${formatEndpoint(end.address, end.port)}${peer}`],
-    ['', `cgroup ${end.cgroup ?? '(not known)'}, network namespace ${String(end.netns)}`],
+    ['', `cgroup ${describeCgroup(end.cgroup)}, network namespace ${String(end.netns)}`],
   ];
   if (end.policy !== null) {
     const rule = end.policy.rule === 'defaults' ? 'defaults' : `rule '${printable(end.policy.rule)}'`;

@@ -160,6 +160,9 @@ function pair(id: string, { receives = 0, received = 0, redirected = [0, 0], dra
     pid: 7,
     program,
     cgroup: '/web.slice',
+    unit: 'web.slice',
+    container: null,
+    pod: null,
     netns: 1,
   });
   const direction = {
