@@ -150,7 +150,9 @@ fi
 
 /** A function that completes one of these commands and what belongs to it. */
 function zshGroup(name: string, above: readonly string[], commands: readonly CommandDescription[]): string {
-  const described = commands.map((command) => quoted(`${lastWord(command)}:${command.describe.replaceAll(':', '\\:')}`));
+  const described = commands.map((command) =>
+    quoted(`${lastWord(command)}:${command.describe.replaceAll(':', '\\:')}`),
+  );
   const cases = commands.map((command) => {
     const next =
       command.commands.length > 0
@@ -177,7 +179,10 @@ ${cases.join('\n')}
 `;
 
   function zshOption(option: OptionDescription): string {
-    const value = option.placeholder === undefined ? '' : `=:${option.placeholder.replaceAll(':', '\\:')}:${zshAction(name, option)}`;
+    const value =
+      option.placeholder === undefined
+        ? ''
+        : `=:${option.placeholder.replaceAll(':', '\\:')}:${zshAction(name, option)}`;
     const [equals, rest] = value === '' ? ['', ''] : ['=', value.slice(1)];
     return quoted(`${flag(option)}${equals}[${bracketed(option.describe)}]${rest}`);
   }

@@ -65,13 +65,13 @@ class Recorder {
   readonly #positionals = new Map<string, Options>();
 
   option(name: string, option: Options): this {
-    const fallback: unknown = option.default;
+    const fallback = option.default as string | number | boolean | undefined;
     this.options.push({
       name,
       describe: option.describe ?? '',
       placeholder: option.type === 'boolean' ? undefined : (option.placeholder ?? name.toUpperCase()),
       choices: (option.choices ?? []).map(String),
-      default: fallback === undefined || fallback === false ? undefined : String(fallback as string | number),
+      default: fallback === undefined || fallback === false ? undefined : String(fallback),
     });
     return this;
   }

@@ -29,7 +29,7 @@ const ENVIRONMENT = [
 
 const EXAMPLES = [
   ['slipstream-bpf up --policy /etc/slipstream/policy.yaml', 'Start in the foreground with a policy.'],
-  ['slipstream-bpf pairs --port 6379 --sort redirected', "The connections of one port, the busiest first."],
+  ['slipstream-bpf pairs --port 6379 --sort redirected', 'The connections of one port, the busiest first.'],
   ['slipstream-bpf explain 6379', 'Why each of them is or is not accelerated, and what would change it.'],
   ['slipstream-bpf top', 'The same live.'],
 ] as const;
@@ -45,7 +45,7 @@ export function manualPage({ program, version, date, commands }: ManualFacts): s
     `[${italic('OPTION')} ...]`,
     '.SH DESCRIPTION',
     'Programs on one host talk TCP to each other and pay for the whole network stack.',
-    `${bold(program)}`,
+    bold(program),
     'finds the connections whose two ends live on this host, whatever the route between them, and moves their messages',
     "from the sender straight into the receiver's queue with eBPF. TCP stays underneath and takes over, message by",
     'message, whenever the direct way would not be both safe and faster.',
@@ -93,7 +93,7 @@ function describe(command: CommandDescription): string[] {
   const places = command.arguments.map(({ name, placeholder }) => italic(placeholder ?? name.toUpperCase()));
   return [
     `.SS ${[...command.words.map(text), ...places].join(' ')}`,
-    `${sentence(command.describe)}`,
+    sentence(command.describe),
     ...command.arguments.flatMap(({ name, placeholder, describe: meaning, choices }) => [
       '.TP',
       italic(placeholder ?? name.toUpperCase()),
@@ -103,7 +103,13 @@ function describe(command: CommandDescription): string[] {
   ];
 }
 
-function describeOption({ name, describe: meaning, placeholder, choices, default: fallback }: OptionDescription): string[] {
+function describeOption({
+  name,
+  describe: meaning,
+  placeholder,
+  choices,
+  default: fallback,
+}: OptionDescription): string[] {
   const value = placeholder === undefined ? '' : ` ${italic(placeholder)}`;
   return [
     '.TP',
@@ -126,10 +132,7 @@ function list(entries: readonly (readonly [string, string])[]): string[] {
 
 /** What a formatter would obey is escaped; hyphens of options stay those of ASCII. */
 function text(plain: string): string {
-  return plain
-    .replaceAll('\\', '\\e')
-    .replaceAll('-', '\\-')
-    .replace(/^[.']/, '\\&$&');
+  return plain.replaceAll('\\', '\\e').replaceAll('-', '\\-').replace(/^[.']/, '\\&$&');
 }
 
 const bold = (plain: string): string => `\\fB${text(plain)}\\fR`;
@@ -138,9 +141,11 @@ const argument = (plain: string): string => `"${text(plain)}"`;
 
 /** Prose keeps its hyphens; each sentence begins a line, as roff wants it. */
 function sentence(plain: string): string {
-  const escaped = plain.replaceAll('\\', '\\e').replace(/(^|[\s([])(-+)(?=\w)/g, (_, before: string, dashes: string) => {
-    return before + '\\-'.repeat(dashes.length);
-  });
+  const escaped = plain
+    .replaceAll('\\', '\\e')
+    .replace(/(^|[\s([])(-+)(?=\w)/g, (_, before: string, dashes: string) => {
+      return before + '\\-'.repeat(dashes.length);
+    });
   const closed = /[.?!]$/.test(escaped) ? escaped : `${escaped}.`;
   return closed.replace(/([.?!]) (?=[A-Z])/g, '$1\n').replace(/^[.']/gm, '\\&$&');
 }

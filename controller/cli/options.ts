@@ -5,7 +5,8 @@ import { EXIT, UserError } from '../errors.js';
 import { DEFAULT_PIN_DIR } from '../probe/host.js';
 
 /** What stands for a value in the manual page, and what completion offers for it. */
-export type Placeholder = 'FILE' | 'DIR' | 'ADDR:PORT' | 'COLUMN' | 'COLUMNS' | 'N' | 'NAME' | 'PATH' | 'S' | 'TARGET' | 'WORD';
+export type Placeholder =
+  'FILE' | 'DIR' | 'ADDR:PORT' | 'COLUMN' | 'COLUMNS' | 'N' | 'NAME' | 'PATH' | 'S' | 'TARGET' | 'WORD';
 
 declare module 'yargs' {
   interface Options {

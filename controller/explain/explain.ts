@@ -2,7 +2,14 @@
 import type { CgroupNames } from '../datapath/cgroups.js';
 import type { Datapath } from '../datapath/datapath.js';
 import { type PairRecord, SIDES, type State, STATES } from '../datapath/pair-table.js';
-import { type CompiledPolicy, decide, type Decision, decidePair, type End, excludedProgram } from '../policy/evaluate.js';
+import {
+  type CompiledPolicy,
+  decide,
+  type Decision,
+  decidePair,
+  type End,
+  excludedProgram,
+} from '../policy/evaluate.js';
 import type { LearnedPrograms } from '../policy/learned.js';
 import type { Action } from '../policy/schema.js';
 import { type GateFacts, gateFacts } from '../probe/findings.js';
@@ -117,7 +124,8 @@ function resolveNumber(
   const used = asPort.pairs.length + asPort.connections.length + asPort.listeners.length > 0;
   const inodes = socketsOf(number);
   if (inodes === undefined || used) {
-    const notes = used && inodes !== undefined ? [`${String(number)} is also a process: write pid:${String(number)} for that`] : [];
+    const notes =
+      used && inodes !== undefined ? [`${String(number)} is also a process: write pid:${String(number)} for that`] : [];
     return { target: { kind: 'port', port: number }, inodes: undefined, notes };
   }
   return { target: { kind: 'process', pid: number }, inodes, notes: [] };
@@ -280,7 +288,9 @@ class Explainer {
   /** The first process that holds a socket. */
   #holder(socket: HostSocket | undefined): Omit<EndRow, keyof HostAddress> | undefined {
     const [holder] = this.#holders.get(socket?.inode ?? 0) ?? [];
-    return holder && { pid: holder.pid, program: holder.program, cgroup: holder.cgroup, ...innermostNames(holder.cgroup) };
+    return (
+      holder && { pid: holder.pid, program: holder.program, cgroup: holder.cgroup, ...innermostNames(holder.cgroup) }
+    );
   }
 
   #sharedWith(socket: HostSocket | undefined): number {
@@ -316,7 +326,10 @@ function policyEnd({ cgroup, port, remotePort, program }: EndRow): End {
 /** What one end calls its peer is not what the other calls itself, or the other way round. */
 function isTranslated(client: EndRow, server: EndRow): boolean {
   const local = ({ address, port }: EndRow): { address: string; port: number } => ({ address, port });
-  const remote = (end: EndRow): { address: string; port: number } => ({ address: end.remoteAddress, port: end.remotePort });
+  const remote = (end: EndRow): { address: string; port: number } => ({
+    address: end.remoteAddress,
+    port: end.remotePort,
+  });
   return !same(remote(client), local(server)) || !same(remote(server), local(client));
 }
 
@@ -335,4 +348,3 @@ const EVIDENCE: Readonly<Record<string, string>> = {
 export function inWords(reads: Reads | null): string[] {
   return (reads?.evidence ?? []).map((name) => EVIDENCE[name] ?? name);
 }
-

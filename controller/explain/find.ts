@@ -75,7 +75,9 @@ function concerns(target: Target, { local, remote, inode, state }: HostSocket, i
     case 'port':
       return local.port === target.port || remote.port === target.port;
     case 'address':
-      return same(local, target.address) || same(remote, target.address) || (state === 'listen' && isAny(local, target));
+      return (
+        same(local, target.address) || same(remote, target.address) || (state === 'listen' && isAny(local, target))
+      );
     case 'process':
       return inodes.has(inode);
     case 'pair':

@@ -9,7 +9,17 @@ import type { Whereabouts } from './find.js';
 import type { SocketState } from './proc-net.js';
 
 /** What decides. */
-export const DECIDERS = ['policy', 'kernel', 'program', 'reader', 'traffic', 'socket', 'memory', 'place', 'datapath'] as const;
+export const DECIDERS = [
+  'policy',
+  'kernel',
+  'program',
+  'reader',
+  'traffic',
+  'socket',
+  'memory',
+  'place',
+  'datapath',
+] as const;
 export type Decider = (typeof DECIDERS)[number];
 
 export const VERDICTS = [
@@ -109,7 +119,8 @@ export function judgePair(facts: PairFacts): Judgement {
       decidedBy: 'reader',
       name: 'stalled',
       because: `${names[stalled === 0 ? 1 : 0]} takes nothing of the data that was redirected to it. Nothing is lost: it finds them when it reads.`,
-      change: 'See what that program does (stopped, busy, or reading by splice); its program is not accelerated again until "learned --forget".',
+      change:
+        'See what that program does (stopped, busy, or reading by splice); its program is not accelerated again until "learned --forget".',
     };
   }
   switch (state) {
@@ -137,7 +148,11 @@ export function judgePair(facts: PairFacts): Judgement {
       };
     case 'draining':
     case 'leaving':
-      return { verdict: 'returning', ...decided(demotion(record.demotion)), because: `It goes back to TCP: ${demotion(record.demotion).because} It leaves the sockmap when its readers have taken what was redirected to them.` };
+      return {
+        verdict: 'returning',
+        ...decided(demotion(record.demotion)),
+        because: `It goes back to TCP: ${demotion(record.demotion).because} It leaves the sockmap when its readers have taken what was redirected to them.`,
+      };
     case 'closed':
     case 'free':
       return {
@@ -192,11 +207,21 @@ function judgeInserted(record: PairRecord): Judgement {
     };
   }
   const [{ lastPass } = { lastPass: undefined }] = onTcp;
-  const which = onTcp.length === 2 ? 'both directions' : record.directions[0].path === 'tcp' ? 'messages to the server' : 'messages to the client';
+  const which =
+    onTcp.length === 2
+      ? 'both directions'
+      : record.directions[0].path === 'tcp'
+        ? 'messages to the server'
+        : 'messages to the client';
   const why = lastPass === undefined ? 'nothing was sent since' : (PASSES[lastPass] ?? lastPass);
   return {
     verdict: 'partly',
-    decidedBy: lastPass === 'memory' ? 'memory' : lastPass === 'reader' || lastPass === 'accounting' || lastPass === 'backlog' ? 'reader' : 'traffic',
+    decidedBy:
+      lastPass === 'memory'
+        ? 'memory'
+        : lastPass === 'reader' || lastPass === 'accounting' || lastPass === 'backlog'
+          ? 'reader'
+          : 'traffic',
     name: lastPass ?? null,
     because: `It is promoted, and at the moment ${which} use TCP: ${why}.`,
     change: 'This is decided message by message; it goes back to TCP altogether if most messages use it.',
@@ -209,7 +234,11 @@ function judgeWatched({ record, turnsWanted }: PairFacts): Judgement {
   const bytes = ends[0].receivedBytes + ends[1].receivedBytes;
   const base = { verdict: 'watched', decidedBy: 'traffic', name: null } as const;
   if (receives === 0) {
-    return { ...base, because: 'Nothing was received on it yet.', change: 'Traffic: it is promoted after some requests and answers.' };
+    return {
+      ...base,
+      because: 'Nothing was received on it yet.',
+      change: 'Traffic: it is promoted after some requests and answers.',
+    };
   }
   // Several windows that came to nothing.
   if (receives > 8 * turnsWanted) {
@@ -238,7 +267,12 @@ function demotion(reason: string): Told {
         change: 'It is tried again by itself after a pause that doubles from a second to ten minutes.',
       };
     case 'policy':
-      return { decidedBy: 'policy', name: reason, because: 'the policy changed.', change: 'Another policy; it takes effect on reload.' };
+      return {
+        decidedBy: 'policy',
+        name: reason,
+        because: 'the policy changed.',
+        change: 'Another policy; it takes effect on reload.',
+      };
     case 'program':
       return {
         decidedBy: 'program',
@@ -265,7 +299,7 @@ function demotion(reason: string): Told {
         decidedBy: 'memory',
         name: reason,
         because: 'memory for its sockets was nearly used up.',
-        change: "A higher limit (memory.max of the cgroup, net.ipv4.tcp_mem); it is tried again by itself.",
+        change: 'A higher limit (memory.max of the cgroup, net.ipv4.tcp_mem); it is tried again by itself.',
       };
     default:
       return {
@@ -279,12 +313,15 @@ function demotion(reason: string): Told {
 
 function refusal(reason: string, facts: PairFacts): Told {
   const { names, evidence, decision, excluded, learned, kernelRefusal } = facts;
-  const rule = decision === undefined ? 'a rule of the policy' : `the policy's ${decision.rule === 'defaults' ? 'defaults say' : `rule ${quote(decision.rule)} says`}`;
+  const rule =
+    decision === undefined
+      ? 'a rule of the policy'
+      : `the policy's ${decision.rule === 'defaults' ? 'defaults say' : `rule ${quote(decision.rule)} says`}`;
   const byPolicy = (action: string, change: string): Told => ({
     decidedBy: 'policy',
     ...(decision !== undefined && decision.action !== 'accelerate' && { name: decision.rule }),
     because:
-      decision !== undefined && decision.action === 'accelerate'
+      decision?.action === 'accelerate'
         ? `The policy that was in force when it was judged said action: ${action}.`
         : `${capital(rule)}${decision === undefined ? ` says` : ''} action: ${action}.`,
     change,
@@ -311,7 +348,11 @@ function refusal(reason: string, facts: PairFacts): Told {
       return {
         decidedBy: 'program',
         name: excluded[side]?.program ?? reason,
-        because: `${names[side]} is on the list of programs that are left on TCP${excluded[side] === undefined ? '' : `: ${excluded[side].reason}`}`.replace(/[^.]$/, '$&.'),
+        because:
+          `${names[side]} is on the list of programs that are left on TCP${excluded[side] === undefined ? '' : `: ${excluded[side].reason}`}`.replace(
+            /[^.]$/,
+            '$&.',
+          ),
         change:
           excluded[side]?.hazard === undefined
             ? 'Take it off exclude.programs of the policy.'
@@ -329,7 +370,8 @@ function refusal(reason: string, facts: PairFacts): Told {
         decidedBy: 'reader',
         name: reason,
         because: `A reader blocks in recv(), where a signal would make it return EAGAIN: ${readers}.`,
-        change: 'blockingReaders: true in a rule for it, if the program has one reading thread and handles EAGAIN, or takes no signals.',
+        change:
+          'blockingReaders: true in a rule for it, if the program has one reading thread and handles EAGAIN, or takes no signals.',
       };
     case 'reader':
       return {
@@ -342,15 +384,31 @@ function refusal(reason: string, facts: PairFacts): Told {
       return {
         decidedBy: 'reader',
         name: reason,
-        because: 'Bytes have left a socket by another way than recv (splice, zero-copy receive, a reader in the kernel), or a receive was just under way.',
+        because:
+          'Bytes have left a socket by another way than recv (splice, zero-copy receive, a reader in the kernel), or a receive was just under way.',
         change: 'It is tried again by itself; if this stays, the program can not be accelerated.',
       };
     case 'low_water_mark':
-      return { decidedBy: 'socket', name: reason, because: 'A reader has set SO_RCVLOWAT above 1.', change: 'A program that leaves SO_RCVLOWAT alone.' };
+      return {
+        decidedBy: 'socket',
+        name: reason,
+        because: 'A reader has set SO_RCVLOWAT above 1.',
+        change: 'A program that leaves SO_RCVLOWAT alone.',
+      };
     case 'zerocopy':
-      return { decidedBy: 'socket', name: reason, because: 'A sender has set SO_ZEROCOPY.', change: 'A program that sends without MSG_ZEROCOPY.' };
+      return {
+        decidedBy: 'socket',
+        name: reason,
+        because: 'A sender has set SO_ZEROCOPY.',
+        change: 'A program that sends without MSG_ZEROCOPY.',
+      };
     case 'ulp':
-      return { decidedBy: 'socket', name: reason, because: 'A socket has an upper layer protocol, such as TLS in the kernel.', change: 'A program that leaves TLS to its library.' };
+      return {
+        decidedBy: 'socket',
+        name: reason,
+        because: 'A socket has an upper layer protocol, such as TLS in the kernel.',
+        change: 'A program that leaves TLS to its library.',
+      };
     case 'busy':
       return {
         decidedBy: 'socket',
@@ -424,7 +482,8 @@ export function judgeUnpaired(facts: UnpairedFacts): Judgement {
       decidedBy: 'place',
       name: 'cgroup',
       because: `${outside.name} is in the cgroup ${outside.cgroup ?? '?'}, outside the attached ${attached ?? '?'}: both ends must be at or below it.`,
-      change: 'Take the datapath down and start it with a --cgroup that holds both ends; connections made after that are found.',
+      change:
+        'Take the datapath down and start it with a --cgroup that holds both ends; connections made after that are found.',
     };
   }
   if (whereabouts !== 'here') {
@@ -441,8 +500,11 @@ export function judgeUnpaired(facts: UnpairedFacts): Judgement {
     };
   }
   const younger = ends.find(({ ageSeconds }) => ageSeconds !== null && ageSeconds < loadedSeconds);
-  const counted = LOCAL_REASONS.filter((reason) => (unpaired[reason] ?? 0) > 0).map((reason) => `${String(unpaired[reason])} ${reason}`);
-  const causes = counted.length > 0 ? ` Since then, connections between local ends were not paired for: ${counted.join(', ')}.` : '';
+  const counted = LOCAL_REASONS.filter((reason) => (unpaired[reason] ?? 0) > 0).map(
+    (reason) => `${String(unpaired[reason])} ${reason}`,
+  );
+  const causes =
+    counted.length > 0 ? ` Since then, connections between local ends were not paired for: ${counted.join(', ')}.` : '';
   if (younger === undefined) {
     return {
       verdict: 'older',

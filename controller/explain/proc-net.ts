@@ -109,7 +109,7 @@ export function parseLocalAddresses(fibTrie: string, inet6: string): string[] {
   let candidate = '';
   for (const line of fibTrie.split('\n')) {
     candidate = /\|-- (\S+)/.exec(line)?.[1] ?? candidate;
-    if (/\/32 host LOCAL/.test(line)) found.add(candidate);
+    if (line.includes('/32 host LOCAL')) found.add(candidate);
   }
   for (const line of inet6.split('\n')) {
     const hex = /^([0-9a-f]{32}) /.exec(line)?.[1];

@@ -120,7 +120,8 @@ async function measure(
   milliseconds: number,
 ): Promise<BenchRow> {
   const runs: [BenchPath[], BenchPath[]] = [[], []];
-  const redirected = (): number => SIDES.reduce<number>((sum, side) => sum + datapath.pairs.redirectedMessages(slot, side), 0);
+  const redirected = (): number =>
+    SIDES.reduce<number>((sum, side) => sum + datapath.pairs.redirectedMessages(slot, side), 0);
   let messages = 0;
   const before = redirected();
   for (let round = 0; round < ROUNDS; round++) {

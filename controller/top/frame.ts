@@ -86,7 +86,7 @@ export function onKey(state: TopState, key: string): TopState | undefined {
 function onFilterKey(state: TopState, key: string): TopState {
   if (key === '\r' || key === '\n') return { ...state, editing: false };
   if (key === '\u001b') return { ...state, editing: false, filter: '', offset: 0 };
-  if (key === '\u007f' || key === '\b') return { ...state, filter: [...state.filter].slice(0, -1).join(''), offset: 0 };
+  if (key === '\u007f' || key === '\b') return { ...state, filter: state.filter.replace(/[^]$/u, ''), offset: 0 };
   return /^\P{C}+$/u.test(key) ? { ...state, filter: state.filter + key, offset: 0 } : state;
 }
 
@@ -178,12 +178,17 @@ export function renderFrame(input: FrameInput, size: Size | undefined, style: St
 }
 
 function header({ version, sample, rows, state }: FrameInput, shown: number): string[] {
-  const sum = (value: (row: TopRow) => number | null): number => rows.reduce((total, row) => total + (value(row) ?? 0), 0);
+  const sum = (value: (row: TopRow) => number | null): number =>
+    rows.reduce((total, row) => total + (value(row) ?? 0), 0);
   const bytes = sum((row) => row.bytes);
   const redirected = sum((row) => (row.bytes ?? 0) * (row.redirected ?? 0));
   const states = [...counted(rows.map(({ row }) => row.state))].map(([name, count]) => `${String(count)} ${name}`);
   const order = `${state.sort}${state.reverse ? ' (turned round)' : ''}`;
-  const filter = state.editing ? `; filter: ${state.filter}_` : state.filter === '' ? '' : `; filter: ${state.filter} (${String(shown)} shown)`;
+  const filter = state.editing
+    ? `; filter: ${state.filter}_`
+    : state.filter === ''
+      ? ''
+      : `; filter: ${state.filter} (${String(shown)} shown)`;
   return [
     `slipstream-bpf ${version}, loaded ${formatDuration(sample.loadedSeconds)} ago, controller ${sample.controllerRunning ? 'running' : 'not running'}, kernel gate ${sample.gate}`,
     `Pairs: ${String(rows.length)} of ${String(sample.slots)}${states.length === 0 ? '' : `: ${states.join(', ')}`}`,

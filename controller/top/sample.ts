@@ -82,7 +82,8 @@ export function topRows(before: Sample | undefined, now: Sample, earlier: readon
   return now.pairs.map((pair) => {
     const known = samples.get(pair.row.id);
     const backlog = known === undefined ? null : (newBacklog(known, pair) ?? rows.get(pair.row.id)?.backlog ?? null);
-    if (before === undefined || seconds <= 0) return { row: pair.row, messages: null, bytes: null, redirected: null, backlog };
+    if (before === undefined || seconds <= 0)
+      return { row: pair.row, messages: null, bytes: null, redirected: null, backlog };
     // A pair that is new since then did all of it in between.
     const bytes = pair.receivedBytes - (known?.receivedBytes ?? 0);
     const redirected = redirectedBytes(pair) - (known === undefined ? 0 : redirectedBytes(known));

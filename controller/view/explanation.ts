@@ -7,7 +7,9 @@ import { shortName } from './short-name.js';
 export function renderExplanation({ connections, notes, policy }: ExplainResult): string {
   const blocks = connections.map((connection) => renderConnection(connection));
   const source =
-    policy === null ? [] : [`policy: ${policy.file ?? 'the default'} (${policy.hash})${policy.since === null ? ', as given' : ''}`];
+    policy === null
+      ? []
+      : [`policy: ${policy.file ?? 'the default'} (${policy.hash})${policy.since === null ? ', as given' : ''}`];
   return [...blocks, [...source, ...notes.map((note) => `note: ${note}`)].join('\n')].filter(Boolean).join('\n\n');
 }
 
@@ -22,12 +24,23 @@ function renderConnection(explanation: Explanation): string {
   if (pair !== null) {
     const since = pair.promotedSeconds === null ? '' : `, promoted ${formatDuration(pair.promotedSeconds)} ago`;
     const times = pair.promotions > 1 ? ` (${String(pair.promotions)} times in all)` : '';
-    const turns = pair.state === 'observed' ? `, ${String(pair.turns)} turns seen of ${String(2 * pair.turnsWanted)}` : '';
-    rows.push(['state', `${pair.state} for ${formatDuration(pair.ageSeconds)} since its handshake${since}${times}${turns}`.replace(' for ', ', ')]);
+    const turns =
+      pair.state === 'observed' ? `, ${String(pair.turns)} turns seen of ${String(2 * pair.turnsWanted)}` : '';
+    rows.push([
+      'state',
+      `${pair.state} for ${formatDuration(pair.ageSeconds)} since its handshake${since}${times}${turns}`.replace(
+        ' for ',
+        ', ',
+      ),
+    ]);
   }
   if (client !== null) rows.push(...renderEnd(client, explanation.kind === 'listener' ? 'listener' : 'client'));
   if (server !== null) rows.push(...renderEnd(server, explanation.kind === 'listener' ? 'listener' : 'server'));
-  if (translated) rows.push(['translated', 'addresses are changed on the way (NAT): each end is shown as it sees itself and its peer']);
+  if (translated)
+    rows.push([
+      'translated',
+      'addresses are changed on the way (NAT): each end is shown as it sees itself and its peer',
+    ]);
   const [heading, ...lines] = [headline(title, client, server), ...renderTable(rows).split('\n')];
   return [heading, ...lines.map((line) => `  ${line}`)].join('\n');
 }

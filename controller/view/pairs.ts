@@ -116,7 +116,21 @@ function reason(record: PairRecord): string | null {
 }
 
 /** The columns of the table; those behind CGROUPS are shown on request. */
-const COLUMNS = ['PAIR', 'STATE', 'CLIENT', 'SERVER', 'PATH', 'REDIRECTED', 'MESSAGES', 'PASSED', 'REASON', 'CGROUPS', 'AGE', 'PROMOTIONS', 'NETNS'];
+const COLUMNS = [
+  'PAIR',
+  'STATE',
+  'CLIENT',
+  'SERVER',
+  'PATH',
+  'REDIRECTED',
+  'MESSAGES',
+  'PASSED',
+  'REASON',
+  'CGROUPS',
+  'AGE',
+  'PROMOTIONS',
+  'NETNS',
+];
 
 /** The same as options of the command line name them. */
 export const PAIR_COLUMNS = COLUMNS.map((name) => name.toLowerCase());

@@ -30,8 +30,14 @@ const endShape = {
   program: z.string().nullable().describe('As in /proc/PID/comm'),
   cgroup: z.string().nullable().describe('Path below the cgroup v2 root; null once it is gone'),
   unit: z.string().nullable().describe('The innermost unit of systemd in that path'),
-  container: z.strictObject({ id: z.string(), engine: z.enum(['containerd', 'cri-o', 'docker', 'nerdctl', 'podman']).nullable() }).nullable().describe('The innermost'),
-  pod: z.strictObject({ uid: z.string(), qos: z.enum(['besteffort', 'burstable', 'guaranteed']).nullable() }).nullable().describe('The innermost'),
+  container: z
+    .strictObject({ id: z.string(), engine: z.enum(['containerd', 'cri-o', 'docker', 'nerdctl', 'podman']).nullable() })
+    .nullable()
+    .describe('The innermost'),
+  pod: z
+    .strictObject({ uid: z.string(), qos: z.enum(['besteffort', 'burstable', 'guaranteed']).nullable() })
+    .nullable()
+    .describe('The innermost'),
   netns: count.describe('Inode of the network namespace'),
 };
 

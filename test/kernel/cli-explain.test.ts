@@ -12,7 +12,15 @@ import { Daemon, run, stateDir } from './support/daemon.js';
 import { Connection } from './support/endpoint.js';
 import { Python } from './support/python.js';
 import { needsRoot, OBJECT_FILE, Sandbox, skip } from './support/sandbox.js';
-import { type ContainerHost, dropSyn, HOST_TO_CLIENT, makeContainerHost, publishPort, SERVER, sysctl } from './topology/network.js';
+import {
+  type ContainerHost,
+  dropSyn,
+  HOST_TO_CLIENT,
+  makeContainerHost,
+  publishPort,
+  SERVER,
+  sysctl,
+} from './topology/network.js';
 
 const POLICY = 'version: 1\ndefaults: { promoteAfter: 2 }\n';
 
@@ -39,7 +47,7 @@ describe('explain', function () {
   async function explain(target: string | number, policy?: string): Promise<ExplainResult> {
     const args = { 'pin-dir': sandbox.pinDir, 'state-dir': stateDir(sandbox), policy };
     const result = await explainTarget(parseTarget(String(target)), args, OBJECT_FILE);
-    return parseOutput<ExplainResult>('explain', JSON.stringify(result));
+    return parseOutput('explain', JSON.stringify(result)) as ExplainResult;
   }
 
   /** The only connection, beside listeners. */
@@ -54,7 +62,7 @@ describe('explain', function () {
   async function pairs(...options: string[]): Promise<PairRow[]> {
     const { code, stdout, stderr } = await run(sandbox, ['pairs', '--json', '--pin-dir', sandbox.pinDir, ...options]);
     assert.deepEqual([code, stderr], [0, '']);
-    return parseOutput<PairRow[]>('pairs', stdout);
+    return parseOutput('pairs', stdout) as PairRow[];
   }
 
   /** Exchanges messages until a counter has grown. */
@@ -107,7 +115,7 @@ describe('explain', function () {
     }
     const json = await run(sandbox, ['explain', String(c.port), '--json', ...places()]);
     assert.deepEqual([json.code, json.stderr], [0, '']);
-    assert.equal(parseOutput<ExplainResult>('explain', json.stdout).connections[0]?.verdict, 'accelerated');
+    assert.equal((parseOutput('explain', json.stdout) as ExplainResult).connections[0]?.verdict, 'accelerated');
     const { stdout } = await run(sandbox, ['explain', String(c.port), ...places()]);
     assert.match(stdout, /^pair \d+\.\d+: endpoint\(\d+\) 127\.0\.0\.1:\d+ > endpoint\(\d+\) 127\.0\.0\.1:\d+\n/);
     assert.match(stdout, /\n {2}because +Both directions redirect/);
@@ -172,7 +180,10 @@ describe('explain', function () {
     await c.pingPong(20, 64);
     const found = await theOne(c.port);
     assert.deepEqual([found.kind, found.verdict], ['connection', 'outside']);
-    assert.match(found.because, new RegExp(`endpoint\\(${String(c.client.child.pid)}\\) is in the cgroup \\S+-outside,`));
+    assert.match(
+      found.because,
+      new RegExp(`endpoint\\(${String(c.client.child.pid)}\\) is in the cgroup \\S+-outside,`),
+    );
     assert.deepEqual([found.client?.pid, found.server?.pid], [c.client.child.pid, c.server.child.pid]);
   });
 
@@ -227,7 +238,13 @@ describe('explain', function () {
     const { connections } = await explain(port);
     assert.deepEqual(
       connections.map(({ kind, verdict, because }) => [kind, verdict, because.replace(/\(\d+\)/, '')]),
-      [['listener', 'listener', "python3 listens here. For its end of a connection the policy's defaults say accelerate."]],
+      [
+        [
+          'listener',
+          'listener',
+          "python3 listens here. For its end of a connection the policy's defaults say accelerate.",
+        ],
+      ],
     );
     const problem = dropSyn(host.server);
     if (problem !== undefined) skip(this, problem);
@@ -237,7 +254,10 @@ describe('explain', function () {
     assert.deepEqual([found.verdict, found.name], ['closing', 'syn-sent']);
     const none = await run(sandbox, ['explain', `port:${String(port === 9 ? 10 : 9)}`, ...places()]);
     assert.deepEqual([none.code, none.stdout], [1, '']);
-    assert.match(none.stderr, /^slipstream-bpf: nothing on this host uses port 9: no connection and no listener[^\n]+\n$/);
+    assert.match(
+      none.stderr,
+      /^slipstream-bpf: nothing on this host uses port 9: no connection and no listener[^\n]+\n$/,
+    );
     const gone = await run(sandbox, ['explain', '7.4711', ...places()]);
     assert.deepEqual([gone.code, gone.stdout], [1, '']);
     assert.match(gone.stderr, /there is no pair 7\.4711 any more/);

@@ -12,7 +12,8 @@ describe('top', function () {
   let daemon: Daemon;
   let c: Connection;
   /** The program is called endpoint on both sides; the line has the pair's state. */
-  const hasPair = (lines: string[]): boolean => lines.some((line) => /^\d+\.\d+ +inserted .*endpoint\(\d+\)/.test(line));
+  const hasPair = (lines: string[]): boolean =>
+    lines.some((line) => /^\d+\.\d+ +inserted .*endpoint\(\d+\)/.test(line));
 
   before(async function () {
     needsRoot(this);
@@ -43,16 +44,19 @@ describe('top', function () {
 
   /** Traffic until `done` settles. */
   async function traffic(done: Promise<unknown>): Promise<void> {
-    let going = true;
-    void done.finally(() => {
-      going = false;
-    });
-    while (going) await c.pingPong(50, 1000);
+    const stop = new AbortController();
+    const end = (): void => {
+      stop.abort();
+    };
+    void done.then(end, end);
+    while (!stop.signal.aborted) await c.pingPong(50, 1000);
   }
 
   it('shows rates of real traffic, sorts, filters, and gives the terminal back on q', async () => {
     const terminal = new Terminal(sandbox, command(), 120, 24);
-    const moving = terminal.until((lines) => lines.some((line) => /^\d+\.\d+ +inserted +[1-9]\d* +[\d.]+ [KM]?i?B +100%/.test(line)));
+    const moving = terminal.until((lines) =>
+      lines.some((line) => /^\d+\.\d+ +inserted +[1-9]\d* +[\d.]+ [KM]?i?B +100%/.test(line)),
+    );
     await traffic(moving);
     const lines = await moving;
     assert.equal(terminal.screen, 'alternate');
@@ -61,7 +65,9 @@ describe('top', function () {
     terminal.type('a');
     await terminal.until((now) => now.some((line) => line.startsWith('Sorted by age')));
     terminal.type('/nothing like it\r');
-    await terminal.until((now) => now.some((line) => line.includes('filter: nothing like it (0 shown)')) && !hasPair(now));
+    await terminal.until(
+      (now) => now.some((line) => line.includes('filter: nothing like it (0 shown)')) && !hasPair(now),
+    );
     terminal.type('\u001b');
     await terminal.until(hasPair);
     terminal.type('h');
@@ -89,7 +95,7 @@ describe('top', function () {
     await terminal.until(
       ([first = '', ...lines]) =>
         first.startsWith('slipstream-bpf') &&
-        lines.some((line) => line.startsWith('PAIR') && line.endsWith('SERVER')) &&
+        lines.some((line) => line.startsWith('PAIR') && line.trimEnd().endsWith('SERVER')) &&
         lines.some((line) => (line.match(/endpoint\(\d+\)/g) ?? []).length === 2),
     );
     terminal.type('q');
@@ -97,8 +103,18 @@ describe('top', function () {
   });
 
   for (const [what, end] of [
-    ['Ctrl-C', (terminal: Terminal): void => { terminal.type('\u0003'); }],
-    ['SIGTERM', async (terminal: Terminal): Promise<void> => { process.kill(await terminal.pid(), 'SIGTERM'); }],
+    [
+      'Ctrl-C',
+      (terminal: Terminal): void => {
+        terminal.type('\u0003');
+      },
+    ],
+    [
+      'SIGTERM',
+      async (terminal: Terminal): Promise<void> => {
+        process.kill(await terminal.pid(), 'SIGTERM');
+      },
+    ],
   ] as const) {
     it(`gives the terminal back on ${what}`, async () => {
       const terminal = new Terminal(sandbox, command());

@@ -11,7 +11,13 @@ import {
   type SocketState,
 } from '../../controller/explain/proc-net.js';
 import { parseTarget } from '../../controller/explain/target.js';
-import { decodeControl, type Direction, type End, type PairRecord, STATES } from '../../controller/datapath/pair-table.js';
+import {
+  decodeControl,
+  type Direction,
+  type End,
+  type PairRecord,
+  STATES,
+} from '../../controller/datapath/pair-table.js';
 import { compilePolicy, decidePair, excludedProgram } from '../../controller/policy/evaluate.js';
 import { defaultPolicy } from '../../controller/policy/schema.js';
 
@@ -46,8 +52,10 @@ describe('explain', () => {
     });
 
     it('knows translations from plain tracking', () => {
-      const plain = 'ipv4 2 tcp 6 431999 ESTABLISHED src=10.0.0.1 dst=10.0.0.2 sport=1 dport=2 src=10.0.0.2 dst=10.0.0.1 sport=2 dport=1 [ASSURED]';
-      const nat = 'ipv4 2 tcp 6 431999 ESTABLISHED src=10.0.0.1 dst=10.9.9.9 sport=1 dport=80 src=10.0.0.2 dst=10.0.0.254 sport=8080 dport=5 [ASSURED]';
+      const plain =
+        'ipv4 2 tcp 6 431999 ESTABLISHED src=10.0.0.1 dst=10.0.0.2 sport=1 dport=2 src=10.0.0.2 dst=10.0.0.1 sport=2 dport=1 [ASSURED]';
+      const nat =
+        'ipv4 2 tcp 6 431999 ESTABLISHED src=10.0.0.1 dst=10.9.9.9 sport=1 dport=80 src=10.0.0.2 dst=10.0.0.254 sport=8080 dport=5 [ASSURED]';
       const udp = nat.replace('tcp', 'udp');
       assert.deepEqual(parseConntrack([plain, nat, udp, ''].join('\n')), [
         {
@@ -86,12 +94,27 @@ describe('explain', () => {
       ['[0:0::0001]:80', { kind: 'address', address: { address: '::1', port: 80 } }],
       ['[::ffff:10.0.0.1]:80', { kind: 'address', address: at('10.0.0.1:80') }],
     ] as const) {
-      it(`${text}`, () => {
+      it(text, () => {
         assert.deepEqual(parseTarget(text), target);
       });
     }
 
-    for (const text of ['', '0', '-1', 'x', '65536:1', '10.0.0.1', '10.0.0.1:0', '10.0.0.256:1', '::1:80', '[10.0.0.1]:80', '9999999', 'pid:0', 'port:65536', '1.2.3']) {
+    for (const text of [
+      '',
+      '0',
+      '-1',
+      'x',
+      '65536:1',
+      '10.0.0.1',
+      '10.0.0.1:0',
+      '10.0.0.256:1',
+      '::1:80',
+      '[10.0.0.1]:80',
+      '9999999',
+      'pid:0',
+      'port:65536',
+      '1.2.3',
+    ]) {
       it(`not ${JSON.stringify(text)}`, () => {
         assert.throws(() => parseTarget(text), /is no target: give a port/);
       });
@@ -180,7 +203,9 @@ describe('explain', () => {
 
     it('is accelerated with both directions direct, and partly with one', () => {
       assert.deepEqual(verdict({}), ['accelerated', 'traffic', null]);
-      const half = { directions: [direction({}), direction({ path: 'tcp', lastPass: 'backlog', passedMessages: 1 })] } as const;
+      const half = {
+        directions: [direction({}), direction({ path: 'tcp', lastPass: 'backlog', passedMessages: 1 })],
+      } as const;
       assert.deepEqual(verdict(half), ['partly', 'reader', 'backlog']);
     });
 
@@ -206,16 +231,32 @@ describe('explain', () => {
     }
 
     it('names the rule, unless the policy has changed since', () => {
-      const decision = { ...decidePair(compiled, [{ cgroup: '/', ports: [1, 2] }, { cgroup: '/', ports: [1, 2] }]), action: 'tcp', rule: 'quiet' } as const;
+      const decision = {
+        ...decidePair(compiled, [
+          { cgroup: '/', ports: [1, 2] },
+          { cgroup: '/', ports: [1, 2] },
+        ]),
+        action: 'tcp',
+        rule: 'quiet',
+      } as const;
       assert.deepEqual(verdict({ ...observed, refusal: 'policy' }, { decision }), ['refused', 'policy', 'quiet']);
-      const allowed = judgePair(facts(record({ ...observed, refusal: 'policy' }), { decision: { ...decision, action: 'accelerate' } }));
+      const allowed = judgePair(
+        facts(record({ ...observed, refusal: 'policy' }), { decision: { ...decision, action: 'accelerate' } }),
+      );
       assert.equal(allowed.name, null);
       assert.match(allowed.because, /in force when it was judged/);
-      assert.match(judgePair(facts(record({ ...observed, refusal: 'policy' }), { decision: undefined })).because, /^A rule of the policy says/);
+      assert.match(
+        judgePair(facts(record({ ...observed, refusal: 'policy' }), { decision: undefined })).because,
+        /^A rule of the policy says/,
+      );
     });
 
     it('names the kernel finding and the program', () => {
-      assert.deepEqual(verdict({ ...observed, refusal: 'kernel' }, { kernelRefusal: 'known_bug' }), ['refused', 'kernel', 'known_bug']);
+      assert.deepEqual(verdict({ ...observed, refusal: 'kernel' }, { kernelRefusal: 'known_bug' }), [
+        'refused',
+        'kernel',
+        'known_bug',
+      ]);
       const excluded = [undefined, excludedProgram(compiled, 'nginx')] as const;
       const program = judgePair(facts(record({ ...observed, refusal: 'program' }), { excluded }));
       assert.deepEqual([program.name, program.decidedBy], ['nginx', 'program']);
@@ -226,11 +267,17 @@ describe('explain', () => {
       const nothing = { receives: 0, receivedBytes: 0 };
       const silent = [end('10.0.0.1:1', '10.0.0.2:2', nothing), end('10.0.0.2:2', '10.0.0.1:1', nothing)] as const;
       assert.match(judgePair(facts(record({ ...observed, ends: silent }))).because, /Nothing was received/);
-      const few = [end('10.0.0.1:1', '10.0.0.2:2', { receives: 10 }), end('10.0.0.2:2', '10.0.0.1:1', nothing)] as const;
+      const few = [
+        end('10.0.0.1:1', '10.0.0.2:2', { receives: 10 }),
+        end('10.0.0.2:2', '10.0.0.1:1', nothing),
+      ] as const;
       const window = { turns: 10, receives: 10, bytes: 640 };
       assert.match(judgePair(facts(record({ ...observed, ends: few, window }))).because, /5 of 16 requests/);
       const many = [end('10.0.0.1:1', '10.0.0.2:2', { receives: 5000 }), few[1]] as const;
-      assert.match(judgePair(facts(record({ ...observed, ends: many }))).because, /not request and response: 5000 receives/);
+      assert.match(
+        judgePair(facts(record({ ...observed, ends: many }))).because,
+        /not request and response: 5000 receives/,
+      );
       assert.deepEqual(verdict(observed, { controllerRunning: false }).slice(1), ['datapath', 'controller']);
       assert.deepEqual(verdict(observed, { paused: true }).slice(1), ['datapath', 'paused']);
       assert.deepEqual(verdict({ control: control('candidate') }, { controllerRunning: false })[1], 'datapath');
@@ -247,9 +294,21 @@ describe('explain', () => {
 
     it('is a sentence for every state and reason', () => {
       for (const state of STATES) {
-        for (const refusal of ['none', 'policy', 'program', 'reader', 'low_water_mark', 'zerocopy', 'busy', 'not_established', 'gone']) {
+        for (const refusal of [
+          'none',
+          'policy',
+          'program',
+          'reader',
+          'low_water_mark',
+          'zerocopy',
+          'busy',
+          'not_established',
+          'gone',
+        ]) {
           for (const demotion of ['none', 'policy', 'program', 'reader', 'accounting', 'requested']) {
-            const { because, change } = judgePair(facts(record({ control: control(state), refusal, demotion, retryNs: 2n ** 63n })));
+            const { because, change } = judgePair(
+              facts(record({ control: control(state), refusal, demotion, retryNs: 2n ** 63n })),
+            );
             for (const text of [because, change ?? 'None.']) assert.match(text, /^\S[^\n]*\.$/);
             assert.doesNotMatch(because, /undefined|\[object/);
           }
@@ -291,7 +350,10 @@ describe('explain', () => {
     });
 
     it('says what can not be told', () => {
-      assert.match(judgeUnpaired({ ...here, whereabouts: 'elsewhere', tracked: false }).because, /unless its address is translated/);
+      assert.match(
+        judgeUnpaired({ ...here, whereabouts: 'elsewhere', tracked: false }).because,
+        /unless its address is translated/,
+      );
       const counted = judgeUnpaired({ ...here, loadedSeconds: 700, unpaired: { table_full: 3, remote_client: 9 } });
       assert.match(counted.because, /not paired for: 3 table_full\.$/);
       assert.match(counted.change ?? '', /--max-pairs/);

@@ -3,7 +3,16 @@ import assert from 'node:assert/strict';
 import fc from 'fast-check';
 import stringWidth from 'string-width';
 
-import { type FrameInput, INITIAL, onKey, PLAIN, renderFrame, TOP_SORTS, type TopState, truncate } from '../../controller/top/frame.js';
+import {
+  type FrameInput,
+  INITIAL,
+  onKey,
+  PLAIN,
+  renderFrame,
+  TOP_SORTS,
+  type TopState,
+  truncate,
+} from '../../controller/top/frame.js';
 import { type PairSample, type Sample, topRows } from '../../controller/top/sample.js';
 import type { PairRow } from '../../controller/view/pairs.js';
 
@@ -34,7 +43,15 @@ describe('top', () => {
 
   describe('the backlog', () => {
     const at = (time: number, redirected: number, drained: number, pass: number): Sample =>
-      sample(time, [pair('1.1', { redirected: [redirected, 0], drained: [{ pass, bytes: drained }, { pass, bytes: 0 }] })]);
+      sample(time, [
+        pair('1.1', {
+          redirected: [redirected, 0],
+          drained: [
+            { pass, bytes: drained },
+            { pass, bytes: 0 },
+          ],
+        }),
+      ]);
 
     it('is what was redirected before the controller looked, and was not drained then', () => {
       assert.equal(topRows(at(0, 5000, 0, 0), at(1, 9000, 1000, 7))[0]?.backlog, 4000);
@@ -92,7 +109,10 @@ describe('top', () => {
       pair('2.1', { receives: 900, received: 9000 }, 'redis-server'),
       pair('3.1', { receives: 500, received: 5000 }, 'nginx'),
     ];
-    const before = sample(0, rows.map(({ row }) => pair(row.id, {})));
+    const before = sample(
+      0,
+      rows.map(({ row }) => pair(row.id, {})),
+    );
     const now = sample(1000, rows);
     const input = (state: Partial<TopState> = {}): FrameInput => ({
       version: '1.2.3',
@@ -110,16 +130,25 @@ describe('top', () => {
 
     it('has what the filter names, whatever its case', () => {
       assert.deepEqual(ids(renderFrame(input({ filter: 'NGINX' }), undefined, PLAIN)), ['3.1']);
-      assert.deepEqual(ids(renderFrame(input({ filter: '/web.slice' }), undefined, PLAIN)).length, 3, 'cgroups are searched');
+      assert.deepEqual(
+        ids(renderFrame(input({ filter: '/web.slice' }), undefined, PLAIN)).length,
+        3,
+        'cgroups are searched',
+      );
     });
 
     it('fits the terminal, whatever its size and its names', () => {
       fc.assert(
-        fc.property(fc.integer({ min: 1, max: 200 }), fc.integer({ min: 1, max: 60 }), fc.boolean(), (columns, height, help) => {
-          const lines = renderFrame(input({ help, offset: 5 }), { columns, rows: height }, PLAIN);
-          assert.ok(lines.length <= height);
-          for (const line of lines) assert.ok(stringWidth(line) <= columns, line);
-        }),
+        fc.property(
+          fc.integer({ min: 1, max: 200 }),
+          fc.integer({ min: 1, max: 60 }),
+          fc.boolean(),
+          (columns, height, help) => {
+            const lines = renderFrame(input({ help, offset: 5 }), { columns, rows: height }, PLAIN);
+            assert.ok(lines.length <= height);
+            for (const line of lines) assert.ok(stringWidth(line) <= columns, line);
+          },
+        ),
       );
     });
 
@@ -133,7 +162,10 @@ describe('top', () => {
     it('sums up', () => {
       const text = renderFrame(input(), undefined, PLAIN).join('\n');
       assert.match(text, /^slipstream-bpf 1\.2\.3, loaded 1m1s ago, controller running, kernel gate passed\n/);
-      assert.match(text, /\nPairs: 3 of 8: 3 inserted\nTraffic: 1500 msg\/s, 14\.6 KiB\/s, 0% redirected; backlog 0 B\n/);
+      assert.match(
+        text,
+        /\nPairs: 3 of 8: 3 inserted\nTraffic: 1500 msg\/s, 14\.6 KiB\/s, 0% redirected; backlog 0 B\n/,
+      );
       assert.match(text, /refused 2 blocking; demoted none/);
     });
   });
@@ -151,7 +183,11 @@ interface Moved {
   drained?: PairSample['directions'][number]['drained'][];
 }
 
-function pair(id: string, { receives = 0, received = 0, redirected = [0, 0], drained = [] }: Moved, server = 'x'): PairSample {
+function pair(
+  id: string,
+  { receives = 0, received = 0, redirected = [0, 0], drained = [] }: Moved,
+  server = 'x',
+): PairSample {
   const end = (program: string): PairRow['client'] => ({
     address: '127.0.0.1',
     port: 1,

@@ -61,7 +61,17 @@ function render({ kernel, rows, privateNetwork }: BenchResult): string {
     `kernel ${kernel}, one connection over loopback${privateNetwork ? ' in a network namespace of its own' : ''}: a request, then its answer of the same size`,
     '',
     renderTable([
-      ['SIZE', 'TCP/S', 'DIRECT/S', 'RATIO', 'TCP P50/P99 US', 'DIRECT P50/P99 US', 'TCP CPU US', 'DIRECT CPU US', 'REDIRECTED'],
+      [
+        'SIZE',
+        'TCP/S',
+        'DIRECT/S',
+        'RATIO',
+        'TCP P50/P99 US',
+        'DIRECT P50/P99 US',
+        'TCP CPU US',
+        'DIRECT CPU US',
+        'REDIRECTED',
+      ],
       ...figures,
     ]),
     '',

@@ -41,7 +41,8 @@ export const pairsCommand: CommandModule<object, PairsArguments> = {
         type: 'string',
         requiresArg: true,
         placeholder: 'PATH',
-        describe: 'Only pairs with an end in this cgroup or below it: a path below the v2 root, or a glob as in policies',
+        describe:
+          'Only pairs with an end in this cgroup or below it: a path below the v2 root, or a glob as in policies',
       })
       .option('port', {
         type: 'number',
