@@ -14,6 +14,9 @@
  *   count P S EXPECTED   FIONREAD, once it is EXPECTED or after some milliseconds
  *   splice P S LENGTH    splice to a pipe; the bytes are gone
  *   signal P S           interrupts a blocking receive; ok with the name of its errno
+ *   plain P S            sets SO_ZEROCOPY: no datapath takes it off TCP
+ *   pingpong P S LENGTH MS  end S asks for so long, the other answers in a process of its own;
+ *                        ok ROUND_TRIPS NANOSECONDS P50 P99 CPU (nanoseconds, CPU time of both)
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -32,14 +35,18 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #define MAX_PAIRS 16
 #define WAIT_MS 2000 /* waited in full only when something is wrong, or the host very busy */
 #define BUFFER_SIZE 65536
+/* Latencies kept of one run of pingpong; beyond it every second one, and so on. */
+#define MAX_SAMPLES (1 << 20)
 /* What the kernel doubles and keeps as limit of a socket's buffer. */
 #define SOCKET_BUFFER 65536
 
@@ -344,6 +351,138 @@ static void close_end(int pair, int side)
 	answer("ok");
 }
 
+static void stay_plain(int pair, int side)
+{
+	int yes = 1;
+
+	if (setsockopt(ends[pair][side].fd, SOL_SOCKET, SO_ZEROCOPY, &yes, sizeof(yes)))
+		fail("SO_ZEROCOPY");
+	else
+		answer("ok");
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static uint64_t cpu_ns(int who)
+{
+	struct rusage usage;
+
+	getrusage(who, &usage);
+	return ((uint64_t)usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000000 +
+	       ((uint64_t)usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1000;
+}
+
+/* As programs with an event loop receive: wait, then take what is there. */
+static bool take_message(int fd, unsigned char *buffer, size_t size)
+{
+	size_t taken = 0;
+	ssize_t got;
+
+	while (taken < size) {
+		if (!await(fd, POLLIN))
+			return false;
+		got = recv(fd, buffer + taken, size - taken, 0);
+		if (got == 0 || (got < 0 && errno != EAGAIN))
+			return false;
+		if (got > 0)
+			taken += got;
+	}
+	return true;
+}
+
+static bool give_message(int fd, const unsigned char *buffer, size_t size)
+{
+	size_t given = 0;
+	ssize_t sent;
+
+	while (given < size) {
+		sent = send(fd, buffer + given, size - given, MSG_NOSIGNAL);
+		if (sent < 0 && (errno != EAGAIN || !await(fd, POLLOUT)))
+			return false;
+		if (sent > 0)
+			given += sent;
+	}
+	return true;
+}
+
+/* Sends back what comes, until a message begins with another byte than 0. */
+static void echo_messages(int fd, size_t size)
+{
+	static unsigned char buffer[BUFFER_SIZE];
+
+	do {
+		if (!take_message(fd, buffer, size) || !give_message(fd, buffer, size))
+			_exit(1);
+	} while (!buffer[0]);
+	_exit(0);
+}
+
+static int by_value(const void *a, const void *b)
+{
+	uint32_t one = *(const uint32_t *)a, other = *(const uint32_t *)b;
+
+	return (one > other) - (one < other);
+}
+
+static void pingpong(int pair, int side, size_t size, long milliseconds)
+{
+	static unsigned char buffer[BUFFER_SIZE];
+	static uint32_t samples[MAX_SAMPLES];
+	uint64_t start, end, before, after, cpu, count = 0, stride = 1;
+	size_t kept = 0, i;
+	int fd = ends[pair][side].fd, status;
+	pid_t parent = getpid(), child;
+	bool last;
+
+	fflush(stdout);
+	cpu = cpu_ns(RUSAGE_SELF) + cpu_ns(RUSAGE_CHILDREN);
+	child = fork();
+	if (child < 0) {
+		fail("fork");
+		return;
+	}
+	if (!child) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != parent)
+			_exit(1);
+		echo_messages(ends[pair][side ^ 1].fd, size);
+	}
+	start = before = now_ns();
+	end = start + (uint64_t)milliseconds * 1000000;
+	do {
+		last = before >= end;
+		buffer[0] = last;
+		if (!give_message(fd, buffer, size) || !take_message(fd, buffer, size)) {
+			kill(child, SIGKILL);
+			waitpid(child, &status, 0);
+			answer("error a round trip failed after %" PRIu64, count);
+			return;
+		}
+		after = now_ns();
+		if (count++ % stride == 0) {
+			if (kept == MAX_SAMPLES) {
+				for (i = 0; i < kept / 2; i++)
+					samples[i] = samples[2 * i];
+				kept /= 2;
+				stride *= 2;
+			}
+			samples[kept++] = after - before > UINT32_MAX ? UINT32_MAX : after - before;
+		}
+		before = after;
+	} while (!last);
+	waitpid(child, &status, 0);
+	cpu = cpu_ns(RUSAGE_SELF) + cpu_ns(RUSAGE_CHILDREN) - cpu;
+	qsort(samples, kept, sizeof(samples[0]), by_value);
+	answer("ok %" PRIu64 " %" PRIu64 " %" PRIu32 " %" PRIu32 " %" PRIu64, count, after - start,
+	       samples[kept / 2], samples[kept * 99 / 100], cpu);
+}
+
 static void obey(const char *line)
 {
 	long a = 0, b = 0;
@@ -374,6 +513,10 @@ static void obey(const char *line)
 		splice_away(pair, side, a);
 	else if (!strcmp(word, "signal"))
 		interrupt_receive(pair, side);
+	else if (!strcmp(word, "plain"))
+		stay_plain(pair, side);
+	else if (!strcmp(word, "pingpong") && a > 0 && a <= BUFFER_SIZE)
+		pingpong(pair, side, a, b);
 	else
 		answer("error unknown command: %s", line);
 }

@@ -15,7 +15,7 @@ interface KnownOptions {
 type Values = Readonly<Record<string, unknown>>;
 
 /** A command, whatever its arguments. */
-type Named = Pick<CommandModule, 'command'>;
+export type Named = Pick<CommandModule, 'command'>;
 
 /** What yargs says, in the words of the rest. */
 const WORDS = {

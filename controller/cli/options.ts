@@ -4,10 +4,24 @@ import { type Logger, pino } from 'pino';
 import { EXIT, UserError } from '../errors.js';
 import { DEFAULT_PIN_DIR } from '../probe/host.js';
 
+/** What stands for a value in the manual page, and what completion offers for it. */
+export type Placeholder =
+  'FILE' | 'DIR' | 'ADDR:PORT' | 'COLUMN' | 'COLUMNS' | 'N' | 'NAME' | 'PATH' | 'S' | 'TARGET' | 'WORD';
+
+declare module 'yargs' {
+  interface Options {
+    placeholder?: Placeholder;
+  }
+  interface PositionalOptions {
+    placeholder?: Placeholder;
+  }
+}
+
 export const pinDirOption = {
   type: 'string',
   default: DEFAULT_PIN_DIR,
   requiresArg: true,
+  placeholder: 'DIR',
   describe: 'Directory in the BPF file system that keeps the datapath',
 } as const;
 
@@ -15,6 +29,7 @@ export const stateDirOption = {
   type: 'string',
   default: '/var/lib/slipstream-bpf',
   requiresArg: true,
+  placeholder: 'DIR',
   describe: 'Directory that keeps what was learned about programs',
 } as const;
 
@@ -35,6 +50,7 @@ export const timeoutOption = {
   type: 'number',
   default: 10,
   requiresArg: true,
+  placeholder: 'S',
   describe: 'How long to wait for readers to take what was redirected to them, seconds',
 } as const;
 

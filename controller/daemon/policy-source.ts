@@ -1,10 +1,10 @@
 /** The policy file in force and its reloads. */
-import { createHash } from 'node:crypto';
 import { EventEmitter } from 'node:events';
 import { type StatsListener, statSync, unwatchFile, watchFile } from 'node:fs';
 
 import { EXIT, UserError } from '../errors.js';
 import { type CompiledPolicy, compilePolicy } from '../policy/evaluate.js';
+import { policyHash } from '../policy/in-force.js';
 import { loadPolicy } from '../policy/load.js';
 import { formatProblem, type PolicyProblem } from '../policy/parse.js';
 import type { Policy } from '../policy/schema.js';
@@ -29,7 +29,7 @@ export class PolicyError extends UserError {
 export async function readPolicy(file: string | undefined): Promise<LoadedPolicy> {
   const result = await loadPolicy(file);
   if (!result.ok) throw new PolicyError(result.problems);
-  const hash = createHash('sha256').update(JSON.stringify(result.policy)).digest('hex').slice(0, 12);
+  const hash = policyHash(result.policy);
   return { compiled: compilePolicy(result.policy), policy: result.policy, hash, warnings: result.warnings };
 }
 

@@ -10,6 +10,7 @@ import { Datapath } from '../datapath/datapath.js';
 import type { GateMasks } from '../datapath/settings.js';
 import { EXIT, UserError } from '../errors.js';
 import { Metrics } from '../metrics/metrics.js';
+import { PolicyRecord } from '../policy/in-force.js';
 import { LearnedPrograms } from '../policy/learned.js';
 import { formatProblem } from '../policy/parse.js';
 import {
@@ -189,7 +190,8 @@ async function serve(options: UpOptions, context: Context): Promise<void> {
     onLeave: leave,
   });
   const standing = (): string => `attached to ${context.cgroupDir}, ${countPairs(controller.inserted, 'promoted ')}`;
-  const source = followPolicy(options.policy, context, controller, metrics, datapath);
+  const record = new PolicyRecord(options.stateDir, options.pinDir, datapath.settings.loadedNs);
+  const source = followPolicy(options.policy, context, controller, metrics, datapath, record);
   controller.start();
   sources.metrics = async () => ({ body: await metrics.render(), contentType: metrics.registry.contentType });
   sources.notReady = () => undefined;
@@ -211,11 +213,13 @@ async function serve(options: UpOptions, context: Context): Promise<void> {
       throw keptError(kept.length, options.pinDir, options.timeout);
     }
     datapath.remove();
+    record.remove();
     say('detached, nothing is left loaded');
     return;
   }
   await controller.stop();
   if (end === 'taken down') {
+    record.remove();
     say('taken down by another process');
   } else {
     say(
@@ -351,10 +355,16 @@ function followPolicy(
   controller: Controller,
   metrics: Metrics,
   datapath: Datapath,
+  record: PolicyRecord,
 ): PolicySource | undefined {
   const { log, signals, notifier } = context;
   const show = (policy: LoadedPolicy): void => {
     metrics.setPolicy({ file: file ?? '(default)', hash: policy.hash, rules: policy.policy.rules.length });
+    try {
+      record.write(file, policy.policy);
+    } catch (error) {
+      log.warn({ error: String(error) }, 'the policy in force could not be kept: "explain" needs --policy');
+    }
   };
   show(context.policy);
   if (file === undefined) {

@@ -79,6 +79,8 @@ export interface PairRecord {
   readonly promotions: number;
   /** Turns wanted of this pair; 0: the global setting. */
   readonly promoteAfter: number;
+  /** What was seen since the window of observation began: changes of the receiving side, receives, bytes. */
+  readonly window: { readonly turns: number; readonly receives: number; readonly bytes: number };
   readonly refusal: string;
   readonly demotion: string;
   readonly backlogLimit: number;
@@ -127,6 +129,9 @@ export class PairTable {
       reason: one('reason'),
       demotion: one('demotion'),
       promoteAfter: one('promote_after'),
+      turns: one('turns'),
+      windowReceives: one('window_receives'),
+      windowBytes: one('window_bytes'),
       createdNs: one('created_ns'),
       candidateNs: one('candidate_ns'),
       insertedNs: one('inserted_ns'),
@@ -215,6 +220,11 @@ export class PairTable {
       retryNs: r.getBig(slot, f.retryNs),
       promotions: r.get(slot, f.promotions),
       promoteAfter: r.get(slot, f.promoteAfter),
+      window: {
+        turns: r.get(slot, f.turns),
+        receives: r.get(slot, f.windowReceives),
+        bytes: r.get(slot, f.windowBytes),
+      },
       refusal: this.#refusals[r.get(slot, f.reason)] ?? 'unknown',
       demotion: this.#demotions[r.get(slot, f.demotion)] ?? 'unknown',
       backlogLimit: r.get(slot, f.backlogLimit),
@@ -294,6 +304,12 @@ export class PairTable {
   drained(slot: number, reader: Side, pass: number): number | undefined {
     if (this.#records.get(slot, this.#f.drainPass[reader]) !== pass) return undefined;
     return this.#records.get(slot, this.#f.drained[reader]);
+  }
+
+  /** The same as of the iterator's last run that met this socket, with its number; 0: none has. */
+  lastDrained(slot: number, reader: Side): { pass: number; bytes: number } {
+    const pass = this.#records.get(slot, this.#f.drainPass[reader]);
+    return { pass, bytes: this.#records.get(slot, this.#f.drained[reader]) };
   }
 
   /** What the iterator's run `pass` saw of a socket in the sockmap. */

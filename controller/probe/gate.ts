@@ -134,17 +134,18 @@ export function removeGateLeftovers(dirs: readonly string[]): void {
   }
 }
 
-interface GateCgroup {
+export interface GateCgroup {
   readonly dir: string;
   /** It is for the gate alone. */
   readonly made: boolean;
 }
 
 /**
- * A new cgroup. A container may neither make one outside its own, nor move a process there; then its own will do, which
+ * A new cgroup, found and removed by the next gate if this process is killed. A container may neither make one outside its own, nor move a process there; then its own will do, which
  * has the processes of the container only.
+ * @throws GateError
  */
-function gateCgroup({ cgroupRoot, cgroupDir }: GateOptions): GateCgroup {
+export function gateCgroup({ cgroupRoot, cgroupDir }: Pick<GateOptions, 'cgroupRoot' | 'cgroupDir'>): GateCgroup {
   const parents = [cgroupRoot, cgroupDir];
   removeGateLeftovers(parents);
   let reason = 'inside a cgroup namespace';
@@ -165,7 +166,7 @@ function gateCgroup({ cgroupRoot, cgroupDir }: GateOptions): GateCgroup {
 }
 
 /** What a probe found wrong. */
-class Failed extends Error {}
+export class Failed extends Error {}
 /** A probe could not be carried out. */
 class Unknown extends Error {}
 
@@ -182,9 +183,57 @@ const PAIRS: Readonly<Record<Probe, readonly number[]>> = {
 };
 const PAIR_COUNT = Object.values(PAIRS).flat().length;
 
-interface LabPair {
+export interface LabPair {
   slot: number;
   control: Control;
+}
+
+/**
+ * Finds connections in the table by their clients' ports and puts them into the sockmap. They show no pattern first:
+ * this is about the kernel. Nothing else becomes a candidate.
+ * @throws Failed
+ */
+export async function insertPairs(datapath: Datapath, ports: readonly number[], backlog: number): Promise<LabPair[]> {
+  const { pairs } = datapath;
+  const found = await waitFor(() => {
+    const slots = [...pairs.slots('observed')];
+    const byPort = new Map(slots.map(([slot]) => [pairs.read(slot)?.ends[CLIENT].port, slot]));
+    return ports.every((port) => byPort.has(port)) ? ports.map((port) => byPort.get(port) ?? 0) : undefined;
+  });
+  if (found === undefined) {
+    const unpaired = Object.entries(datapath.counters().unpaired).filter(([, count]) => count > 0);
+    throw new Failed(
+      `connections of one process were not recognized as pairs (${unpaired.map(([why]) => why).join(', ') || 'no callback'})`,
+    );
+  }
+  datapath.settings.paused = true;
+  const approved = found.map((slot): [number, Control] => {
+    pairs.prepare(slot, backlog, 0);
+    const control = pairs.change(slot, pairs.control(slot), 'approved');
+    if (control === undefined) throw new Failed('a pair closed by itself');
+    return [slot, control];
+  });
+  datapath.runPromote();
+  return approved.map(([slot, control]) => {
+    for (const side of [CLIENT, SERVER]) {
+      const result = pairs.insertResult(slot, side);
+      if (result.kind === 'refused') throw new Failed(`a socket could not be put into the sockmap (${result.reason})`);
+      if (result.kind === 'pending') throw new Failed('the iterator did not meet a socket');
+    }
+    const inserted = pairs.change(slot, control, 'inserted');
+    if (inserted === undefined) throw new Failed('a pair closed by itself');
+    return { slot, control: inserted };
+  });
+}
+
+/** Waits for something in shared memory, for which the kernel has no event. */
+async function waitFor<T>(find: () => T | undefined): Promise<T | undefined> {
+  const deadline = performance.now() + PATIENCE;
+  for (;;) {
+    const found = find();
+    if (found !== undefined || performance.now() > deadline) return found;
+    await new Promise((resolve) => setTimeout(resolve, POLL));
+  }
 }
 
 /** The datapath under test, the connections, and the probes. */
@@ -244,7 +293,7 @@ class Lab {
         continue;
       }
       const finding = await this.#try(probe, async () => {
-        if (probe === 'redirect') await this.#insertAll(ports.map(Number));
+        if (probe === 'redirect') this.#pairs.push(...(await insertPairs(this.#datapath, ports.map(Number), BACKLOG)));
         return this[probe]();
       });
       findings.push(finding);
@@ -262,42 +311,6 @@ class Lab {
       return { id: probe, status: error instanceof Unknown ? 'unknown' : 'failed', detail: error.message };
     } finally {
       if (probe !== 'redirect') for (const pair of PAIRS[probe]) await this.#close(pair);
-    }
-  }
-
-  /** Finds every connection in the table and puts it into the sockmap. */
-  async #insertAll(ports: number[]): Promise<void> {
-    const { pairs } = this.#datapath;
-    const found = await this.#await(() => {
-      const slots = [...pairs.slots('observed')];
-      const byPort = new Map(slots.map(([slot, control]) => [pairs.read(slot, control)?.ends[CLIENT].port, slot]));
-      return ports.every((port) => byPort.has(port)) ? ports.map((port) => byPort.get(port) ?? 0) : undefined;
-    });
-    if (found === undefined) {
-      const unpaired = Object.entries(this.#datapath.counters().unpaired).filter(([, count]) => count > 0);
-      throw new Failed(
-        `connections of one process were not recognized as pairs (${unpaired.map(([why]) => why).join(', ') || 'no callback'})`,
-      );
-    }
-    // They show no pattern first: this is about the kernel. Nothing else becomes a candidate.
-    this.#datapath.settings.paused = true;
-    const approved = found.map((slot): [number, Control] => {
-      pairs.prepare(slot, BACKLOG, 0);
-      const control = pairs.change(slot, pairs.control(slot), 'approved');
-      if (control === undefined) throw new Failed('a pair closed by itself');
-      return [slot, control];
-    });
-    this.#datapath.runPromote();
-    for (const [slot, control] of approved) {
-      for (const side of [CLIENT, SERVER]) {
-        const result = pairs.insertResult(slot, side);
-        if (result.kind === 'refused')
-          throw new Failed(`a socket could not be put into the sockmap (${result.reason})`);
-        if (result.kind === 'pending') throw new Failed('the iterator did not meet a socket');
-      }
-      const inserted = pairs.change(slot, control, 'inserted');
-      if (inserted === undefined) throw new Failed('a pair closed by itself');
-      this.#pairs.push({ slot, control: inserted });
     }
   }
 
@@ -473,15 +486,5 @@ class Lab {
 
   async #close(pair: number): Promise<void> {
     for (const side of [CLIENT, SERVER]) await this.#sockets.command(`close ${String(pair)} ${String(side)}`);
-  }
-
-  /** Waits for something in shared memory, for which the kernel has no event. */
-  async #await<T>(find: () => T | undefined): Promise<T | undefined> {
-    const deadline = performance.now() + PATIENCE;
-    for (;;) {
-      const found = find();
-      if (found !== undefined || performance.now() > deadline) return found;
-      await new Promise((resolve) => setTimeout(resolve, POLL));
-    }
   }
 }

@@ -5,6 +5,7 @@ import type { CgroupNames } from '../datapath/cgroups.js';
 import type { Datapath } from '../datapath/datapath.js';
 import { type PairRecord, SIDES, type State, STATES } from '../datapath/pair-table.js';
 import { type Container, innermost, namesOf, type Pod } from '../policy/names.js';
+import { printable } from '../policy/words.js';
 import { shortName } from './short-name.js';
 import { GONE } from './totals.js';
 
@@ -59,7 +60,8 @@ export function pairRows(datapath: Datapath, cgroups: CgroupNames, state?: State
   return rows;
 }
 
-function toRow(record: PairRecord, cgroups: CgroupNames, now: bigint): PairRow {
+/** A record as people and JSON see it. @param now CLOCK_MONOTONIC, nanoseconds */
+export function toRow(record: PairRecord, cgroups: CgroupNames, now: bigint): PairRow {
   const [client, server] = SIDES.map((side): EndRow => {
     const end = record.ends[side];
     const cgroup = cgroups.path(end.cgroupId) ?? null;
@@ -93,7 +95,8 @@ function toRow(record: PairRecord, cgroups: CgroupNames, now: bigint): PairRow {
   };
 }
 
-function innermostNames(cgroup: string | null): Pick<EndRow, 'unit' | 'container' | 'pod'> {
+/** The names in a cgroup's path. */
+export function innermostNames(cgroup: string | null): Pick<EndRow, 'unit' | 'container' | 'pod'> {
   const names = namesOf(cgroup ?? '/');
   const container = innermost(names, 'container');
   const pod = innermost(names, 'pod');
@@ -112,10 +115,38 @@ function reason(record: PairRecord): string | null {
   return record.demotion === 'none' ? null : record.demotion;
 }
 
-const COLUMNS = ['PAIR', 'STATE', 'CLIENT', 'SERVER', 'PATH', 'REDIRECTED', 'MESSAGES', 'PASSED', 'REASON', 'CGROUPS'];
+/** The columns of the table; those behind CGROUPS are shown on request. */
+const COLUMNS = [
+  'PAIR',
+  'STATE',
+  'CLIENT',
+  'SERVER',
+  'PATH',
+  'REDIRECTED',
+  'MESSAGES',
+  'PASSED',
+  'REASON',
+  'CGROUPS',
+  'AGE',
+  'PROMOTIONS',
+  'NETNS',
+];
 
-/** A table for people, with a header; columns end where the widest cell does. */
-export function renderPairs(rows: readonly PairRow[]): string {
+/** The same as options of the command line name them. */
+export const PAIR_COLUMNS = COLUMNS.map((name) => name.toLowerCase());
+const DEFAULT_COLUMNS = PAIR_COLUMNS.slice(0, PAIR_COLUMNS.indexOf('cgroups') + 1);
+
+export interface TableOptions {
+  /** Of PAIR_COLUMNS, in the order wanted. */
+  columns?: readonly string[] | undefined;
+  header?: boolean;
+}
+
+/** A table for people; columns end where the widest cell does. */
+export function renderPairs(
+  rows: readonly PairRow[],
+  { columns = DEFAULT_COLUMNS, header = true }: TableOptions = {},
+): string {
   const cells = rows.map((row) => [
     row.id,
     row.state,
@@ -127,8 +158,12 @@ export function renderPairs(rows: readonly PairRow[]): string {
     String(row.toServer.passedMessages + row.toClient.passedMessages),
     row.reason ?? '-',
     [row.client, row.server].map(({ cgroup }) => (cgroup === null ? GONE : shortName(cgroup))).join(' > '),
+    formatDuration(row.ageSeconds),
+    String(row.promotions),
+    `${String(row.client.netns)} > ${String(row.server.netns)}`,
   ]);
-  return renderTable([COLUMNS, ...cells]);
+  const shown = columns.map((name) => PAIR_COLUMNS.indexOf(name));
+  return renderTable([...(header ? [COLUMNS] : []), ...cells].map((row) => shown.map((column) => row[column] ?? '')));
 }
 
 /** Left-aligned columns, two spaces apart. */
@@ -144,9 +179,35 @@ export function renderTable(rows: readonly (readonly string[])[]): string {
     .join('\n');
 }
 
-function formatEnd(end: EndRow): string {
-  const address = end.address.includes(':') ? `[${end.address}]` : end.address;
-  return `${address}:${String(end.port)} ${end.program ?? '?'}${end.pid === null ? '' : `(${String(end.pid)})`}`;
+export function formatEnd(end: EndRow): string {
+  return `${formatEndpoint(end.address, end.port)} ${formatProgram(end)}`;
+}
+
+/** `127.0.0.1:80`, `[::1]:80`. */
+export function formatEndpoint(address: string, port: number): string {
+  return `${address.includes(':') ? `[${address}]` : address}:${String(port)}`;
+}
+
+/** `curl(77)`; `?` for what has not received yet. */
+export function formatProgram({ program, pid }: Pick<EndRow, 'program' | 'pid'>): string {
+  return `${program === null ? '?' : printable(program)}${pid === null ? '' : `(${String(pid)})`}`;
+}
+
+const DAY = 86_400;
+
+/** 90 as `1m30s`, as ps and kubectl write ages: the two largest units. */
+export function formatDuration(seconds: number): string {
+  const whole = Math.floor(seconds);
+  const [days, hours, minutes, rest] = [
+    Math.floor(whole / DAY),
+    Math.floor(whole / 3600) % 24,
+    Math.floor(whole / 60) % 60,
+    whole % 60,
+  ];
+  if (days > 0) return `${String(days)}d${String(hours)}h`;
+  if (hours > 0) return `${String(hours)}h${String(minutes)}m`;
+  if (minutes > 0) return `${String(minutes)}m${String(rest)}s`;
+  return whole > 0 ? `${String(rest)}s` : '<1s';
 }
 
 const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];

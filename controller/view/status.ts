@@ -78,7 +78,7 @@ export function readStatus(pinDir: string, objectFile: string, version: string):
 }
 
 /** A controller holds the lock of its pin directory for as long as it lives. */
-function isHeld(pinDir: string): boolean {
+export function isHeld(pinDir: string): boolean {
   const lock = DirectoryLock.acquire(pinDir);
   lock?.release();
   return lock === undefined;

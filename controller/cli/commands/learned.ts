@@ -22,6 +22,7 @@ export const learnedCommand: CommandModule<object, LearnedArguments> = {
       .option('forget', {
         type: 'string',
         requiresArg: true,
+        placeholder: 'NAME',
         describe: 'Accelerate this program again; a running controller sees it within seconds',
       })
       .option('forget-all', { type: 'boolean', describe: 'Likewise all of them' })

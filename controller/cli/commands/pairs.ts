@@ -3,14 +3,23 @@ import { setTimeout } from 'node:timers/promises';
 import type { CommandModule } from 'yargs';
 
 import { STATES, type State } from '../../datapath/pair-table.js';
-import { pairRows, renderPairs } from '../../view/pairs.js';
+import { EXIT, UserError } from '../../errors.js';
+import { cgroupMatcher, cgroupProblem } from '../../policy/glob.js';
+import { quote, suggest } from '../../policy/words.js';
+import { filterPairs, type PairFilter, SORT_KEYS, sortPairs, type SortKey } from '../../view/pair-list.js';
+import { PAIR_COLUMNS, pairRows, renderPairs } from '../../view/pairs.js';
 import { withDatapath } from '../../view/reader.js';
-import { jsonOption, pinDirOption, say } from '../options.js';
+import { jsonOption, pinDirOption, requireNumber, say } from '../options.js';
 import { objectFile } from '../package-info.js';
 
 interface PairsArguments {
   'pin-dir': string;
   state: State | undefined;
+  cgroup: string | undefined;
+  port: number | undefined;
+  sort: SortKey | undefined;
+  columns: string | undefined;
+  'no-header': boolean;
   watch: boolean;
   json: boolean;
 }
@@ -28,14 +37,44 @@ export const pairsCommand: CommandModule<object, PairsArguments> = {
         requiresArg: true,
         describe: 'Only pairs in this state',
       })
+      .option('cgroup', {
+        type: 'string',
+        requiresArg: true,
+        placeholder: 'PATH',
+        describe:
+          'Only pairs with an end in this cgroup or below it: a path below the v2 root, or a glob as in policies',
+      })
+      .option('port', {
+        type: 'number',
+        requiresArg: true,
+        placeholder: 'N',
+        describe: 'Only pairs with this port, at either end',
+      })
+      .option('sort', {
+        choices: SORT_KEYS,
+        requiresArg: true,
+        describe: 'Sort by this, numbers from the largest [default: the order of the table]',
+      })
+      .option('columns', {
+        type: 'string',
+        requiresArg: true,
+        placeholder: 'COLUMNS',
+        describe: `Show these, with commas between them: ${PAIR_COLUMNS.join(', ')}`,
+      })
+      .option('no-header', { type: 'boolean', default: false, describe: 'Leave out the line of names' })
       .option('watch', { type: 'boolean', default: false, describe: 'Print the list every second until interrupted' })
       .option('json', jsonOption),
   handler: async (args) => {
+    const filter: PairFilter = { cgroup: cgroupFilter(args.cgroup), port: portFilter(args.port) };
+    const columns = args.columns === undefined ? undefined : requireColumns(args.columns);
     const print = (): void => {
-      const rows = withDatapath(args['pin-dir'], objectFile(), ({ datapath, cgroups }) =>
+      const all = withDatapath(args['pin-dir'], objectFile(), ({ datapath, cgroups }) =>
         pairRows(datapath, cgroups, args.state),
       );
-      say(args.json ? JSON.stringify(rows, undefined, args.watch ? 0 : 2) : renderPairs(rows));
+      const found = filterPairs(all, filter);
+      const rows = args.sort === undefined ? found : sortPairs(found, args.sort);
+      if (args.json) say(JSON.stringify(rows, undefined, args.watch ? 0 : 2));
+      else if (rows.length > 0 || !args['no-header']) say(renderPairs(rows, { columns, header: !args['no-header'] }));
     };
     const stop = new AbortController();
     const end = (): void => {
@@ -50,6 +89,27 @@ export const pairsCommand: CommandModule<object, PairsArguments> = {
     while (args.watch && (await pause(WATCH_INTERVAL, stop.signal)));
   },
 };
+
+/** @throws UserError (exit code 2) */
+export function cgroupFilter(pattern: string | undefined): PairFilter['cgroup'] {
+  if (pattern === undefined) return undefined;
+  const problem = cgroupProblem(pattern);
+  if (problem !== undefined) throw new UserError(`--cgroup ${quote(pattern)} ${problem}`, EXIT.usage);
+  return cgroupMatcher(pattern);
+}
+
+/** @throws UserError (exit code 2) */
+export function portFilter(port: number | undefined): number | undefined {
+  return port === undefined ? undefined : requireNumber('port', port, 1, 65_535);
+}
+
+/** @throws UserError (exit code 2) that names the first wrong one */
+function requireColumns(list: string): string[] {
+  const names = list.split(',').map((name) => name.trim().toLowerCase());
+  const wrong = names.find((name) => !PAIR_COLUMNS.includes(name));
+  if (wrong === undefined) return names;
+  throw new UserError(`--columns: unknown column ${quote(wrong)}: ${suggest(wrong, PAIR_COLUMNS)}`, EXIT.usage);
+}
 
 /** False if it was cut short. */
 function pause(ms: number, signal: AbortSignal): Promise<boolean> {

@@ -11,7 +11,7 @@ const checkCommand: CommandModule<object, { file: string; json: boolean }> = {
   describe: 'Check a policy file; problems are printed as file:line:column: message',
   builder: (yargs) =>
     yargs
-      .positional('file', { type: 'string', demandOption: true, describe: 'The policy file' })
+      .positional('file', { type: 'string', demandOption: true, placeholder: 'FILE', describe: 'The policy file' })
       .option('json', jsonOption),
   handler: async ({ file, json }) => {
     const { policy, warnings, hash } = await readPolicy(file);

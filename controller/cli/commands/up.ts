@@ -34,11 +34,13 @@ export const upCommand: CommandModule<object, UpArguments> = {
       .option('policy', {
         type: 'string',
         requiresArg: true,
+        placeholder: 'FILE',
         describe: 'Policy file; reloaded on change and on SIGHUP',
       })
       .option('cgroup', {
         type: 'string',
         requiresArg: true,
+        placeholder: 'DIR',
         describe: "Find connections at and below this cgroup v2 directory [default: the host's root]",
       })
       .option('pin-dir', pinDirOption)
@@ -46,15 +48,23 @@ export const upCommand: CommandModule<object, UpArguments> = {
         type: 'string',
         default: '127.0.0.1:9468',
         requiresArg: true,
+        placeholder: 'ADDR:PORT',
         describe: 'Address and port of /metrics, /healthz and /readyz',
       })
-      .option('max-pairs', { type: 'number', default: 16384, requiresArg: true, describe: 'Size of the pair table' })
+      .option('max-pairs', {
+        type: 'number',
+        default: 16384,
+        requiresArg: true,
+        placeholder: 'N',
+        describe: 'Size of the pair table',
+      })
       .option('detach-on-exit', { type: 'boolean', default: false, describe: 'Drain and remove everything at exit' })
       .option('state-dir', stateDirOption)
       .option('stall-after', {
         type: 'number',
         default: 30,
         requiresArg: true,
+        placeholder: 'S',
         describe: 'When redirected data that nobody takes is reported and its reader remembered, seconds',
       })
       .option('accept-known-bugs', {

@@ -1,0 +1,61 @@
+import type { CommandModule } from 'yargs';
+
+import { INITIAL, TOP_SORTS, type TopSort } from '../../top/frame.js';
+import { takeSample } from '../../top/sample.js';
+import { top } from '../../top/top.js';
+import { withDatapath } from '../../view/reader.js';
+import { isHeld } from '../../view/status.js';
+import { pinDirOption, requireNumber } from '../options.js';
+import { objectFile, VERSION } from '../package-info.js';
+
+interface TopArguments {
+  'pin-dir': string;
+  sort: TopSort;
+  filter: string | undefined;
+  interval: number;
+  iterations: number | undefined;
+  plain: boolean;
+}
+
+export const topCommand: CommandModule<object, TopArguments> = {
+  command: 'top',
+  describe: 'Show the connections live, the busiest first; without a terminal frame after frame as text',
+  builder: (yargs) =>
+    yargs
+      .option('pin-dir', pinDirOption)
+      .option('sort', { choices: TOP_SORTS, default: INITIAL.sort, requiresArg: true, describe: 'Sort by this' })
+      .option('filter', {
+        type: 'string',
+        requiresArg: true,
+        placeholder: 'WORD',
+        describe: 'Only lines with this text, cgroups included',
+      })
+      .option('interval', {
+        type: 'number',
+        default: 2,
+        requiresArg: true,
+        placeholder: 'S',
+        describe: 'Seconds between two frames',
+      })
+      .option('iterations', {
+        type: 'number',
+        requiresArg: true,
+        placeholder: 'N',
+        describe: 'End after so many frames [default: never]',
+      })
+      .option('plain', { type: 'boolean', default: false, describe: 'As text, also on a terminal' }),
+  handler: async (args) => {
+    const pinDir = args['pin-dir'];
+    const options = {
+      version: VERSION,
+      interval: 1000 * requireNumber('interval', args.interval, 0.1, 3600, false),
+      iterations:
+        args.iterations === undefined ? undefined : requireNumber('iterations', args.iterations, 1, 1_000_000_000),
+      state: { ...INITIAL, sort: args.sort, filter: args.filter ?? '' },
+      screen: !args.plain,
+    };
+    await top(options, () =>
+      withDatapath(pinDir, objectFile(), ({ datapath, cgroups }) => takeSample(datapath, cgroups, isHeld(pinDir))),
+    );
+  },
+};

@@ -1,0 +1,223 @@
+/**
+ * The shapes of what commands print with --json. docs/schemas holds them as JSON Schema; `npm run schemas` writes those.
+ * Nothing is validated at run time: the tests do, on real outputs.
+ */
+import { z } from 'zod';
+
+import { STATES } from '../datapath/pair-table.js';
+import type { ExplainResult } from '../explain/explain.js';
+import { DECIDERS, VERDICTS } from '../explain/judge.js';
+import type { LearnedProgram } from '../policy/learned.js';
+import { actions } from '../policy/schema.js';
+import type { BenchResult } from '../probe/bench.js';
+import type { Diagnosis } from '../probe/doctor.js';
+import type { PairRow } from './pairs.js';
+import type { Status } from './status.js';
+
+const count = z.int().nonnegative();
+const seconds = z.number();
+const byReason = z.record(z.string(), count);
+const port = z.int().min(0).max(65_535);
+const state = z.enum(STATES);
+const when = z.string().describe('ISO 8601');
+
+const endShape = {
+  address: z.string(),
+  port,
+  remoteAddress: z.string().describe('Of the peer, as this end sees it'),
+  remotePort: port,
+  pid: z.int().positive().nullable().describe('Of the process that last received; null before the first receive'),
+  program: z.string().nullable().describe('As in /proc/PID/comm'),
+  cgroup: z.string().nullable().describe('Path below the cgroup v2 root; null once it is gone'),
+  unit: z.string().nullable().describe('The innermost unit of systemd in that path'),
+  container: z
+    .strictObject({ id: z.string(), engine: z.enum(['containerd', 'cri-o', 'docker', 'nerdctl', 'podman']).nullable() })
+    .nullable()
+    .describe('The innermost'),
+  pod: z
+    .strictObject({ uid: z.string(), qos: z.enum(['besteffort', 'burstable', 'guaranteed']).nullable() })
+    .nullable()
+    .describe('The innermost'),
+  netns: count.describe('Inode of the network namespace'),
+};
+
+const direction = z.strictObject({
+  path: z.enum(['tcp', 'direct']),
+  redirectedBytes: count,
+  redirectedMessages: count,
+  passedMessages: count.describe('Sent over TCP while promoted'),
+  lastPass: z.string().nullable().describe('Why the last of these used TCP'),
+  stalledSeconds: seconds.nullable().describe('Its reader has taken nothing for so long; null unless it has stalled'),
+});
+
+const pair = z.strictObject({
+  id: z.string().describe('SLOT.GENERATION'),
+  state,
+  ageSeconds: seconds,
+  promotions: count,
+  reason: z.string().nullable().describe('Why it is not promoted, was taken back, or what is wrong with it'),
+  client: z.strictObject(endShape),
+  server: z.strictObject(endShape),
+  toServer: direction,
+  toClient: direction,
+});
+
+const status = z.strictObject({
+  version: z.string(),
+  pinDir: z.string(),
+  loaded: z.boolean(),
+  datapath: z
+    .strictObject({
+      version: z.string(),
+      abiVersion: count,
+      controllerRunning: z.boolean(),
+      paused: z.boolean(),
+      attachedCgroup: z.string().nullable(),
+      gate: z.strictObject({ failed: z.array(z.string()), unknown: z.array(z.string()) }),
+      loadedSeconds: seconds,
+      maxPairs: count,
+      pairs: z.record(state, count),
+      pairsTotal: count,
+      promotions: count,
+      redirectedBytes: count,
+      redirectedMessages: count,
+      passed: byReason,
+      refusals: byReason,
+      demotions: byReason,
+      unpaired: byReason,
+      eventsLost: count,
+    })
+    .exactOptional()
+    .describe('Absent while nothing is loaded'),
+});
+
+const learnedProgram = z.strictObject({
+  program: z.string(),
+  cgroup: z.string(),
+  cause: z.enum(['stalled', 'uncounted', 'overtaken']),
+  at: when,
+  kernel: z.string(),
+});
+
+const problem = z.strictObject({ file: z.string(), line: count, column: count, message: z.string() });
+const settings = {
+  action: z.enum(actions),
+  blockingReaders: z.boolean(),
+  promoteAfter: count,
+  backlog: count.describe('Bytes'),
+};
+const policyCheck = z.strictObject({
+  file: z.string(),
+  hash: z.string().describe('First 12 hexadecimal digits of the SHA-256 of the parsed policy'),
+  warnings: z.array(problem),
+  policy: z
+    .looseObject({
+      version: z.literal(1),
+      defaults: z.strictObject(settings),
+      rules: z.array(z.looseObject({ name: z.string(), action: settings.action.optional() })),
+      exclude: z.strictObject({ programs: z.array(z.string()) }),
+    })
+    .describe('Complete: sizes in bytes, ports as ranges, conditions as lists'),
+});
+
+const diagnosis = z.strictObject({
+  able: z.boolean(),
+  kernel: z.string(),
+  checks: z.array(
+    z.strictObject({
+      id: z.string(),
+      status: z.enum(['ok', 'warn', 'fail']),
+      detail: z.string(),
+      remedy: z.string().exactOptional(),
+    }),
+  ),
+});
+
+const explainedEnd = z.strictObject({
+  ...endShape,
+  socket: z.string().nullable().describe('State of the socket; null if it could not be seen'),
+  sharedWith: count.describe('Other processes that hold the same socket'),
+  reads: z
+    .strictObject({
+      receives: count,
+      bytes: count,
+      evidence: z.array(z.string()).describe('What enum evidence of bpf/abi.h names, in lower case'),
+    })
+    .nullable(),
+  sends: direction.nullable(),
+  policy: z.strictObject({ rule: z.string(), action: z.enum(actions) }).nullable(),
+});
+
+const explanation = z.strictObject({
+  target: z.string(),
+  attachedCgroup: z.string().nullable(),
+  loadedSeconds: seconds,
+  controllerRunning: z.boolean(),
+  policy: z
+    .strictObject({ file: z.string().nullable(), hash: z.string(), since: when.nullable() })
+    .nullable()
+    .describe('Null if the policy in force is not known'),
+  notes: z.array(z.string()),
+  connections: z.array(
+    z.strictObject({
+      kind: z.enum(['pair', 'connection', 'listener']),
+      verdict: z.enum(VERDICTS),
+      decidedBy: z.enum(DECIDERS),
+      name: z.string().nullable().describe('The rule, kernel finding, program or reason'),
+      because: z.string(),
+      change: z.string().nullable().describe('What would change it'),
+      pair: z
+        .strictObject({
+          id: z.string(),
+          state,
+          ageSeconds: seconds,
+          promotedSeconds: seconds.nullable(),
+          promotions: count,
+          turns: count,
+          turnsWanted: count,
+        })
+        .nullable(),
+      client: explainedEnd.nullable(),
+      server: explainedEnd.nullable(),
+      translated: z.boolean(),
+    }),
+  ),
+});
+
+const benchPath = z.strictObject({
+  roundTripsPerSecond: z.number(),
+  p50: z.number().describe('Microseconds'),
+  p99: z.number().describe('Microseconds'),
+  cpu: z.number().describe('Microseconds of both programs for a round trip'),
+});
+const benchResult = z.strictObject({
+  kernel: z.string(),
+  seconds,
+  privateNetwork: z.boolean(),
+  rows: z.array(
+    z.strictObject({
+      size: count.describe('Bytes of a message'),
+      tcp: benchPath,
+      slipstream: benchPath,
+      ratio: z.number(),
+      redirected: z.number().min(0).max(1),
+    }),
+  ),
+});
+
+/** By the command that prints it; the compiler compares each with the type that is printed. */
+export const OUTPUTS = {
+  status: status satisfies z.ZodType<Status>,
+  pairs: z.array(pair satisfies z.ZodType<PairRow>),
+  explain: explanation satisfies z.ZodType<ExplainResult>,
+  learned: z.array(learnedProgram satisfies z.ZodType<LearnedProgram>),
+  'learned-forget': z.strictObject({ forgotten: count }),
+  'policy-check': policyCheck,
+  doctor: diagnosis satisfies z.ZodType<Diagnosis>,
+  bench: benchResult satisfies z.ZodType<BenchResult>,
+} as const;
+
+/** As JSON Schema, draft 2020-12. */
+export function outputSchema(name: keyof typeof OUTPUTS): object {
+  return { title: `slipstream-bpf ${name.replace('-', ' ')} --json`, ...z.toJSONSchema(OUTPUTS[name]) };
+}

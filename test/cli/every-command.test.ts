@@ -1,0 +1,329 @@
+/**
+ * Slips that every command must refuse with one sentence and exit code 2, made up from the description of the commands,
+ * so that none is forgotten; and what is written from the same description: completion, the manual page, schemas.
+ */
+import assert from 'node:assert/strict';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+import type { CommandModule } from 'yargs';
+
+import { COMMANDS, describedCommands, PROGRAM as NAME } from '../../controller/cli/commands.js';
+import { completionScript } from '../../controller/cli/completion.js';
+import { type CommandDescription, COMMON_OPTIONS } from '../../controller/cli/description.js';
+import { manualPage } from '../../controller/cli/manual.js';
+import { VERSION } from '../../controller/cli/package-info.js';
+import { runCommandLine } from '../../controller/cli/run.js';
+import { OUTPUTS, outputSchema } from '../../controller/view/schemas.js';
+import { Daemon, PROGRAM, run, stateDir } from '../kernel/support/daemon.js';
+import { Connection } from '../kernel/support/endpoint.js';
+import { needsRoot, Sandbox, skip } from '../kernel/support/sandbox.js';
+import { parseOutput, readSchema } from './schema.js';
+import { Terminal } from './terminal.js';
+
+/** Those that do something, with the words that lead to them. */
+function leaves(commands: readonly CommandDescription[]): CommandDescription[] {
+  return commands.flatMap((command) => (command.commands.length === 0 ? [command] : leaves(command.commands)));
+}
+
+/** A command line that is right so far. */
+function complete({ words, arguments: places }: CommandDescription): string[] {
+  return [...words, ...places.map(({ choices: [first = '6379'] }) => first)];
+}
+
+describe('every command', () => {
+  /** Commands that only say that they ran: a slip that is not noticed must not start anything. */
+  const harmless = COMMANDS.map((module) => {
+    const { builder, command } = module as CommandModule;
+    const handler = (): never => {
+      throw new Error(`${String(command)} ran`);
+    };
+    return { ...module, builder, handler };
+  });
+
+  async function refuse(args: string[], sentence: RegExp): Promise<void> {
+    let said = '';
+    const code = await runCommandLine(args, harmless, (text) => {
+      said += text;
+    });
+    assert.match(said, sentence, args.join(' '));
+    assert.match(said, /^slipstream-bpf: [^\n]+\n$/, 'one sentence');
+    assert.equal(code, 2);
+  }
+
+  for (const command of leaves(describedCommands())) {
+    const right = complete(command);
+
+    describe(command.words.join(' '), () => {
+      it('is described in one line', () => {
+        assert.match(command.describe, /^[A-Z][^\n]{10,150}[^.]$/);
+        for (const { describe: meaning } of command.options) assert.match(meaning, /^[A-Z][^\n]+[^.]$/);
+      });
+
+      it('refuses an unknown option, a misspelt one and a letter', async () => {
+        await refuse([...right, '--no-such-thing'], /unknown option '--no-such-thing'/);
+        await refuse([...right, '-x'], /unknown option '-x'/);
+        for (const { name } of command.options.filter(({ name: long }) => long.length > 4)) {
+          await refuse([...right, `--${name.slice(0, -1)}`], new RegExp(`did you mean '--`));
+        }
+      });
+
+      it('refuses an argument too many, and one too few', async () => {
+        await refuse([...right, 'too', 'many'], /unexpected argument/);
+        if (command.arguments.length > 0) await refuse([...command.words], /0 arguments given, 1 needed/);
+      });
+
+      it('refuses options without their value, twice, and with values that they do not know', async () => {
+        for (const { name, placeholder, choices } of command.options) {
+          const flag = `--${name}`;
+          if (placeholder === undefined) {
+            await refuse([...right, `${flag}=maybe`], /is there or not, write it without a value/);
+          } else {
+            await refuse([...right, flag], new RegExp(`${flag} needs a value`));
+            const [one = '1', other = '2'] = choices;
+            await refuse([...right, flag, one, flag, other], new RegExp(`${flag} was given more than once`));
+          }
+          if (choices.length > 0)
+            await refuse([...right, flag, 'nonsense'], new RegExp(`${flag}: unknown value 'nonsense'`));
+        }
+      });
+    });
+  }
+
+  it('refuses a shell that it knows no completion for', () => refuse(['completion', 'fish'], /completion|shell/));
+});
+
+describe('values that only a command can judge', function () {
+  this.timeout(60_000);
+  let sandbox: Sandbox;
+
+  before(function () {
+    needsRoot(this);
+    sandbox = new Sandbox('values');
+  });
+
+  after(() => sandbox.dispose());
+
+  const cases: [string[], RegExp][] = [
+    [['explain', 'nonsense'], /'nonsense' is no target: give a port \(6379\)/],
+    [['explain', '10.0.0.1:99999'], /is no target/],
+    [['pairs', '--port', '0'], /--port: give a whole number from 1 to 65535/],
+    [['pairs', '--cgroup', 'system.slice'], /--cgroup 'system\.slice' must start with '\/'/],
+    [['pairs', '--columns', 'pair,stat'], /--columns: unknown column 'stat': did you mean 'state'\?/],
+    [['top', '--interval', '0'], /--interval: give a number from 0\.1 to 3600/],
+    [['top', '--iterations', '1.5'], /--iterations: give a whole number from 1 to/],
+    [['bench', '--seconds', 'ten'], /--seconds: give a number from 0\.5 to 600/],
+  ];
+  for (const [args, sentence] of cases) {
+    it(`refuses ${args.join(' ')}`, async () => {
+      const place = args[0] === 'bench' ? [] : ['--pin-dir', sandbox.pinDir];
+      const { code, stdout, stderr } = await run(sandbox, [...args, ...place]);
+      assert.match(stderr, sentence);
+      assert.match(stderr, /^slipstream-bpf: [^\n]+\n$/);
+      assert.deepEqual([code, stdout], [2, '']);
+    });
+  }
+
+  it('explain and top say that nothing is loaded', async () => {
+    for (const args of [['explain', '80'], ['top']]) {
+      const { code, stderr } = await run(sandbox, [...args, '--pin-dir', sandbox.pinDir]);
+      assert.match(stderr, /no datapath is loaded in/);
+      assert.equal(code, 1);
+    }
+  });
+});
+
+describe('JSON output', function () {
+  this.timeout(60_000);
+  let sandbox: Sandbox;
+
+  before(function () {
+    needsRoot(this);
+    sandbox = new Sandbox('schemas');
+  });
+
+  after(() => sandbox.dispose());
+
+  it('has a published schema, which is the present one', () => {
+    for (const name of Object.keys(OUTPUTS) as (keyof typeof OUTPUTS)[]) {
+      assert.deepEqual(readSchema(name), JSON.parse(JSON.stringify(outputSchema(name))), `${name}: npm run schemas`);
+    }
+  });
+
+  it('is as published: status, pairs, learned, policy check, doctor, bench', async () => {
+    const output = async (...args: string[]): Promise<string> => {
+      const { code, stdout, stderr } = await run(sandbox, [...args, '--json']);
+      assert.deepEqual([code, stderr], [0, ''], args.join(' '));
+      return stdout;
+    };
+    const pinDir = ['--pin-dir', sandbox.pinDir];
+    parseOutput('status', await output('status', ...pinDir));
+    const daemon = await Daemon.start(sandbox);
+    assert.equal((parseOutput('status', await output('status', ...pinDir)) as { loaded: boolean }).loaded, true);
+    parseOutput('pairs', await output('pairs', ...pinDir));
+    parseOutput('doctor', await output('doctor', ...pinDir));
+    assert.equal(await daemon.stop(), 0);
+    const learned = {
+      version: 1,
+      programs: [{ program: 'x', cgroup: '/y', cause: 'stalled', at: '2026-01-01T00:00:00.000Z', kernel: '6.18' }],
+    };
+    mkdirSync(stateDir(sandbox), { recursive: true });
+    writeFileSync(join(stateDir(sandbox), 'learned.json'), JSON.stringify(learned));
+    const state = ['--state-dir', stateDir(sandbox)];
+    assert.equal((parseOutput('learned', await output('learned', ...state)) as unknown[]).length, 1);
+    parseOutput('learned-forget', await output('learned', '--forget', 'x', ...state));
+    const policy = join(sandbox.dir, 'policy.yaml');
+    writeFileSync(policy, 'version: 1\nrules: [{ name: a, ports: [1-5], action: tcp }, { name: b }, { name: c }]\n');
+    parseOutput('policy-check', await output('policy', 'check', policy));
+    const bench = await output('bench', '--seconds', '0.5');
+    const { rows } = parseOutput('bench', bench) as { rows: { redirected: number; tcp: { p50: number } }[] };
+    assert.equal(rows.length, 3);
+    for (const { redirected, tcp } of rows) {
+      assert.ok(redirected > 0.9, 'what was measured as redirected was');
+      assert.ok(tcp.p50 > 0);
+    }
+    const left = readdirSync('/sys/fs/cgroup').filter((name) => name === `slipstream-gate-${String(process.pid)}`);
+    assert.deepEqual(left, []);
+  });
+
+  it('of another shape is noticed', () => {
+    assert.throws(() => parseOutput('learned-forget', '{"forgotten":"1"}'), /must be integer/);
+    assert.throws(() => parseOutput('learned-forget', '{"forgotten":1,"more":2}'), /additional properties/);
+  });
+});
+
+describe('completion', function () {
+  this.timeout(60_000);
+  let sandbox: Sandbox;
+  const scripts = (): string => join(sandbox.dir, 'completion');
+
+  before(function () {
+    needsRoot(this);
+    sandbox = new Sandbox('completion');
+    mkdirSync(scripts());
+    for (const shell of ['bash', 'zsh'] as const) {
+      writeFileSync(join(scripts(), shell), completionScript(shell, NAME, describedCommands()));
+    }
+    writeFileSync(join(sandbox.dir, 'policy.yaml'), '');
+    mkdirSync(join(sandbox.dir, 'bin'));
+    symlinkSync(PROGRAM, join(sandbox.dir, 'bin', NAME));
+  });
+
+  after(() => sandbox.dispose());
+
+  /** What bash offers for the last word. */
+  function bash(...words: string[]): string[] {
+    const script = `source completion/bash
+      COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); compopt() { :; }
+      _slipstream_bpf; printf '%s\\n' "\${COMPREPLY[@]}"`;
+    const { stdout, stderr, status } = spawnSync('bash', ['-uc', script, 'bash', NAME, ...words], {
+      cwd: sandbox.dir,
+      encoding: 'utf8',
+      env: { ...process.env, PATH: `${join(sandbox.dir, 'bin')}:${process.env['PATH'] ?? ''}` },
+    });
+    assert.deepEqual([status, stderr], [0, '']);
+    return stdout.split('\n').filter(Boolean);
+  }
+
+  it('bash: commands, and those below a command', () => {
+    assert.deepEqual(
+      bash(''),
+      COMMANDS.map(({ command }) => String(command).split(' ')[0]),
+    );
+    assert.deepEqual(bash('st'), ['status']);
+    assert.ok(bash('policy', '').includes('check'));
+  });
+
+  it('bash: options of every command', () => {
+    for (const { words, options } of leaves(describedCommands())) {
+      assert.deepEqual(
+        bash(...words, '--'),
+        [...options, ...COMMON_OPTIONS].map(({ name }) => `--${name}`),
+        words.join(' '),
+      );
+    }
+  });
+
+  it('bash: values, with a blank and with =, which bash takes for a word of its own', () => {
+    assert.deepEqual(bash('pairs', '--state', 'ins'), ['inserted']);
+    assert.deepEqual(bash('pairs', '--state', '=', 'ins'), ['inserted']);
+    assert.deepEqual(bash('pairs', '--json', '--sort', 'red'), ['redirected']);
+    assert.deepEqual(bash('completion', ''), ['bash', 'zsh']);
+    assert.deepEqual(bash('top', '--interval', ''), [], "a number is anybody's guess");
+  });
+
+  it('bash: files and directories', () => {
+    assert.deepEqual(bash('up', '--policy', 'pol'), ['policy.yaml']);
+    assert.deepEqual(bash('policy', 'check', 'pol'), ['policy.yaml']);
+    assert.deepEqual(bash('up', '--policy', 'policy.yaml', '--state-dir', 'comp'), ['completion']);
+  });
+
+  it('bash: pairs that are there', async () => {
+    assert.deepEqual(bash('explain', '--pin-dir', sandbox.pinDir, ''), []);
+    const daemon = await Daemon.start(sandbox);
+    await Connection.open(sandbox);
+    assert.deepEqual(bash('explain', '--pin-dir', sandbox.pinDir, ''), ['0.1']);
+    await daemon.stop();
+  });
+
+  it('bash: passes shellcheck', () => {
+    execFileSync('shellcheck', ['--shell=bash', join(scripts(), 'bash')], { stdio: 'pipe' });
+  });
+
+  it('zsh: commands, options, values and files, as a person types', async function () {
+    if (!existsSync('/usr/bin/zsh')) skip(this, 'zsh is not installed');
+    const terminal = new Terminal(sandbox, ['zsh', '-f'], 100, 30, {
+      HOME: sandbox.dir,
+      PS1: '> ',
+      ZDOTDIR: sandbox.dir,
+    });
+    const shows = (text: string): Promise<string[]> =>
+      terminal.until((lines) => lines.some((line) => line.includes(text)));
+    terminal.type("PS1='> '; autoload -Uz compinit; compinit -u -D; source completion/zsh; echo rea''dy\r");
+    await shows('ready');
+    const cases: [string, string][] = [
+      ['slipstream-bpf stat\t', 'slipstream-bpf status'],
+      ['slipstream-bpf policy ch\t', 'slipstream-bpf policy check'],
+      ['slipstream-bpf pairs --no-h\t', 'slipstream-bpf pairs --no-header'],
+      ['slipstream-bpf pairs --state ins\t', 'slipstream-bpf pairs --state inserted'],
+      ['slipstream-bpf pairs --state=ins\t', 'slipstream-bpf pairs --state=inserted'],
+      ['slipstream-bpf up --policy pol\t', 'slipstream-bpf up --policy policy.yaml'],
+      ['slipstream-bpf completion b\t', 'slipstream-bpf completion bash'],
+    ];
+    for (const [typed, shown] of cases) {
+      terminal.type(typed);
+      await shows(`> ${shown}`);
+      terminal.type('\u0015');
+    }
+    terminal.type('exit\r');
+    assert.equal((await terminal.exited()).code, 0);
+  });
+});
+
+describe('the manual page', () => {
+  const page = manualPage({ program: NAME, version: VERSION, date: '2026-01-02', commands: describedCommands() });
+
+  it('names every command and option', () => {
+    for (const { words, options } of leaves(describedCommands())) {
+      const section = page.slice(page.indexOf(`.SS ${words.join(' ').replaceAll('-', '\\-')}`));
+      assert.notEqual(section, page);
+      for (const { name } of options) assert.ok(section.includes(`\\fB\\-\\-${name.replaceAll('-', '\\-')}\\fR`), name);
+    }
+  });
+
+  it('is formatted without a warning', function () {
+    const { error, status, stderr } = spawnSync('groff', ['-ww', '-man', '-Tutf8', '-z'], {
+      input: page,
+      encoding: 'utf8',
+    });
+    if (error !== undefined) skip(this, 'groff is not installed');
+    assert.deepEqual([status, stderr], [0, '']);
+  });
+
+  it('is in good style', function () {
+    const { error, status, stdout } = spawnSync('mandoc', ['-Tlint'], { input: page, encoding: 'utf8' });
+    if (error !== undefined) skip(this, 'mandoc is not installed');
+    assert.deepEqual([status, stdout], [0, '']);
+  });
+});
