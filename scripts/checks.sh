@@ -34,6 +34,7 @@ check_tidy_programs() {
 
 check_types() {
   node_modules/.bin/tsc --noEmit --incremental --tsBuildInfoFile build/cache/tsconfig.tsbuildinfo
+  node_modules/.bin/tsc -p controller/dashboard --incremental --tsBuildInfoFile build/cache/dashboard.tsbuildinfo
 }
 
 check_prettier() {

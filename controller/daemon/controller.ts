@@ -55,8 +55,10 @@ export interface ControllerOptions {
   learned?: LearnedPrograms;
   /** What the kernel gate found; left out: nothing is forbidden, every hazard assumed. */
   gate?: GateFacts | undefined;
-  /** Seconds from candidate to insertion, for the histogram. */
-  onPromoted?: (seconds: number) => void;
+  /** Seconds from candidate to insertion, for the histogram, and which pair it was. */
+  onPromoted?: (seconds: number, pair: string) => void;
+  /** Called whenever the loop has looked at all that it looks at: a sign of life. */
+  onSweep?: () => void;
   /** Called once when `down` asks this process to leave. */
   onLeave?: () => void;
 }
@@ -398,7 +400,7 @@ export class Controller {
       controllerCounters.promoted();
       this.#failures.delete(slot);
       this.#track(slot, inserted);
-      this.#options.onPromoted?.(Number(now - candidate) / 1e9);
+      this.#options.onPromoted?.(Number(now - candidate) / 1e9, pairId(slot, control));
       this.#log.debug({ pair: pairId(slot, control) }, 'promoted');
       return;
     }
@@ -483,6 +485,7 @@ export class Controller {
     }
     for (const [slot, control] of pairs.slots('candidate')) this.#consider(slot, control);
     for (const [slot, control] of pairs.slots('inserted', 'draining', 'leaving')) this.#nudge(slot, control);
+    this.#options.onSweep?.();
   }
 
   /** The watchdog, and the housekeeping that may take its time. */

@@ -52,7 +52,8 @@ export function pairRows(datapath: Datapath, cgroups: CgroupNames, state?: State
   return rows;
 }
 
-function toRow(record: PairRecord, cgroups: CgroupNames, now: bigint): PairRow {
+/** A record as people and JSON see it. @param now CLOCK_MONOTONIC, nanoseconds */
+export function toRow(record: PairRecord, cgroups: CgroupNames, now: bigint): PairRow {
   const [client, server] = SIDES.map((side): EndRow => {
     const end = record.ends[side];
     return {

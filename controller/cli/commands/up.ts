@@ -1,9 +1,9 @@
 import type { CommandModule } from 'yargs';
 
+import { makeDaemonLog } from '../../daemon/log.js';
 import { up } from '../../daemon/up.js';
 import {
   logLevelOption,
-  makeLog,
   pinDirOption,
   requireNumber,
   say,
@@ -17,6 +17,7 @@ interface UpArguments {
   cgroup: string | undefined;
   'pin-dir': string;
   metrics: string;
+  'web-config': string | undefined;
   'max-pairs': number;
   'detach-on-exit': boolean;
   'state-dir': string;
@@ -46,7 +47,12 @@ export const upCommand: CommandModule<object, UpArguments> = {
         type: 'string',
         default: '127.0.0.1:9468',
         requiresArg: true,
-        describe: 'Address and port of /metrics, /healthz and /readyz',
+        describe: 'Address and port of the dashboard, /metrics, /api, /healthz and /readyz',
+      })
+      .option('web-config', {
+        type: 'string',
+        requiresArg: true,
+        describe: "TLS and users for that address: a file in the format of Prometheus' exporter-toolkit",
       })
       .option('max-pairs', { type: 'number', default: 16384, requiresArg: true, describe: 'Size of the pair table' })
       .option('detach-on-exit', { type: 'boolean', default: false, describe: 'Drain and remove everything at exit' })
@@ -71,6 +77,7 @@ export const upCommand: CommandModule<object, UpArguments> = {
         cgroup: args.cgroup,
         pinDir: args['pin-dir'],
         metrics: args.metrics,
+        webConfig: args['web-config'],
         maxPairs: requireNumber('max-pairs', args['max-pairs'], 1, 1_048_576),
         detachOnExit: args['detach-on-exit'],
         stateDir: args['state-dir'],
@@ -82,7 +89,7 @@ export const upCommand: CommandModule<object, UpArguments> = {
         objectFile: objectFile(),
         socketsProgram: socketsProgram(),
         version: VERSION,
-        log: makeLog(args['log-level']),
+        log: makeDaemonLog({ level: args['log-level'] }),
         say,
       },
     );
