@@ -130,8 +130,8 @@ function showFigures(status) {
   setText('promoted', formatCount(datapath.pairs.inserted));
   setText('promoted-of', `of ${formatCount(pairs)} with both ends here`);
   const perMessage = savedPerMessage() / 1e6;
-  setText('saved', rate === null ? '–' : `≈ ${formatTime(rate.redirectedMessages * perMessage)} a second`);
-  setText('saved-total', `≈ ${formatTime(datapath.redirectedMessages * perMessage)} since loading, over all messages`);
+  setText('saved', rate === null ? '–' : `≈ ${formatTime(rate.redirectedMessages * perMessage)}/s`);
+  setText('saved-total', `≈ ${formatTime(datapath.redirectedMessages * perMessage)} since loading`);
   setText('table-use', `${formatCount(datapath.maxPairs - free)} of ${formatCount(datapath.maxPairs)} slots`);
 }
 
@@ -146,7 +146,7 @@ function showKernel({ kernel }) {
     'gate',
     forbidding !== undefined
       ? `The kernel gate forbids promotion: ${forbidding.id}`
-      : `The kernel gate passed ${kernel.findings.length - wrong.length} of ${kernel.findings.length} checks`,
+      : `Promotion is allowed: ${kernel.findings.length - wrong.length} of ${kernel.findings.length} checks are in order`,
   );
   setChildren(
     'findings',

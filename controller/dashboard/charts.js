@@ -3,8 +3,8 @@ import uPlot from './uplot.js';
 
 import { formatRate } from './format.js';
 
-/** Seconds that are shown. */
-const SPAN = 300;
+/** Seconds that are shown: the least at the beginning, the most in the end. */
+const SPAN = { least: 60, most: 300 };
 
 /** A gap longer than this is shown as one, seconds. */
 const GAP = 5;
@@ -57,9 +57,9 @@ export class ThroughputChart {
     times.push(now);
     first.push(redirected);
     second.push(tcp);
-    while ((times[0] ?? now) < now - SPAN - 1) for (const list of this.#data) list.shift();
+    while ((times[0] ?? now) < now - SPAN.most - 1) for (const list of this.#data) list.shift();
     this.#plot?.setData(this.#data, false);
-    this.#plot?.setScale('x', { min: now - SPAN, max: now });
+    this.#plot?.setScale('x', this.#span());
   }
 
   /** Draws all of it again, in the colours of the theme. */
@@ -70,20 +70,20 @@ export class ThroughputChart {
     const redirected = colourOf('.key-redirected');
     const tcp = colourOf('.key-tcp');
     const font = '12px system-ui, sans-serif';
-    const now = this.#data[0].at(-1) ?? Date.now() / 1000;
     this.#plot = new uPlot(
       {
         ...this.#size(),
         legend: { show: false },
         cursor: { show: true, points: { size: 7 }, drag: { x: false, y: false } },
         scales: {
-          x: { time: true, auto: false, min: now - SPAN, max: now },
+          x: { time: true, auto: false, ...this.#span() },
           y: { range: (_, __, most) => [0, Math.max(1024, (Number.isFinite(most) ? most : 0) * 1.1)] },
         },
         axes: [
           {
             stroke: text,
             font,
+            size: 30,
             grid: { show: false },
             ticks: { stroke: grid, width: 1, size: 4 },
             space: 70,
@@ -125,6 +125,13 @@ export class ThroughputChart {
         ? ''
         : `${clock(time)}: ${formatRate(redirected)} redirected, ${formatRate(tcp)} over TCP`;
   };
+
+  #span() {
+    const [times] = this.#data;
+    const max = times.at(-1) ?? Date.now() / 1000;
+    const shown = Math.min(SPAN.most, Math.max(SPAN.least, max - (times[0] ?? max)));
+    return { min: max - shown, max };
+  }
 
   #size() {
     return { width: Math.max(200, this.#place.clientWidth), height: Math.max(160, this.#place.clientHeight) };

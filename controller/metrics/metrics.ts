@@ -48,7 +48,11 @@ export type Format = keyof typeof CONTENT_TYPES;
 const BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1];
 
 /** Of prom-client: gauges whose names end as only those of counters may. */
-const MISNAMED = ['nodejs_active_handles_total', 'nodejs_active_requests_total', 'nodejs_active_resources_total'];
+export const MISNAMED: readonly string[] = [
+  'nodejs_active_handles_total',
+  'nodejs_active_requests_total',
+  'nodejs_active_resources_total',
+];
 
 /** Everything that is read once a scrape and shared by the collectors. */
 interface Sample {
