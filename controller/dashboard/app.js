@@ -130,8 +130,8 @@ function showFigures(status) {
   setText('promoted', formatCount(datapath.pairs.inserted));
   setText('promoted-of', `of ${formatCount(pairs)} with both ends here`);
   const perMessage = savedPerMessage() / 1e6;
-  setText('saved', rate === null ? '–' : `≈ ${formatTime(rate.redirectedMessages * perMessage)}/s`);
-  setText('saved-total', `≈ ${formatTime(datapath.redirectedMessages * perMessage)} since loading`);
+  setText('saved', rate === null ? '–' : `≈ ${formatTime(rate.redirectedMessages * perMessage)}`);
+  setText('saved-total', `each second, ≈ ${formatTime(datapath.redirectedMessages * perMessage)} since loading`);
   setText('table-use', `${formatCount(datapath.maxPairs - free)} of ${formatCount(datapath.maxPairs)} slots`);
 }
 
