@@ -69,12 +69,12 @@ describe('the dashboard', function () {
 
   /** Keeps both connections busy until `done`. */
   async function talkUntil<T>(done: Promise<T>): Promise<T> {
-    let over = false;
+    const state = { over: false };
     const ended = done.finally(() => {
-      over = true;
+      state.over = true;
     });
     ended.catch(() => undefined);
-    while (!over) {
+    while (!state.over) {
       await direct.pingPong(20, 1000);
       await blocking.pingPong(5, 100);
     }
@@ -133,7 +133,7 @@ describe('the dashboard', function () {
     await page.keyboard.press('Tab');
     const wanted =
       total >= 60_000 ? `${Math.floor(total / 60_000)} min` : `${(total / 1000).toFixed(total >= 10_000 ? 1 : 2)} s`;
-    await shows(page, '#saved-total', new RegExp(`^each second, ≈ ${wanted.replace('.', '\.')}.* since loading$`));
+    await shows(page, '#saved-total', new RegExp(`^each second, ≈ ${wanted.replace('.', '[.]')}.* since loading$`));
     await page.fill('#per-message', '0');
     await page.keyboard.press('Tab');
     await shows(page, '#saved-total', /^each second, ≈ 0 s since loading$/);

@@ -478,7 +478,7 @@ describe('http', () => {
       [tls(`basic_auth_users: { me: ${hashSync('x', 4)} }\n`), '0.0.0.0', undefined],
       [tls(`  client_auth_type: RequireAndVerifyClientCert\n${ca}`), '0.0.0.0', undefined],
     ] as const) {
-      it(`${warning === undefined ? 'does not warn' : `warns of an address ${warning}`}: ${host}, ${yaml.split('\n', 1)[0] || 'nothing'}`, async () => {
+      it(`${warning === undefined ? 'does not warn' : `warns of an address ${warning}`}: ${host}, ${yaml === '' ? 'nothing' : yaml.slice(0, 16)}`, async () => {
         await listen(yaml, host);
         const warnings = lines.filter(({ level }) => level === 40);
         assert.equal(warnings.length, warning === undefined ? 0 : 1, JSON.stringify(lines));

@@ -29,11 +29,15 @@ const VALUES: Record<string, readonly string[]> = {
   status: ['ok', 'failed', 'unknown'],
 };
 
+function description(metric: string): Description | undefined {
+  return metric in DESCRIPTIONS ? DESCRIPTIONS[metric as MetricName] : undefined;
+}
+
 function labelsOf(metric: string): string[] | undefined {
-  const described: Description | undefined = DESCRIPTIONS[metric as MetricName];
+  const described = description(metric);
   if (described !== undefined && described.type !== 'histogram') return [...described.labels, ...TARGET];
   const base = metric.replace(/_(bucket|sum|count)$/, '');
-  if (base !== metric && (DESCRIPTIONS[base as MetricName] as Description | undefined)?.type === 'histogram') {
+  if (base !== metric && description(base)?.type === 'histogram') {
     return metric.endsWith('_bucket') ? ['le', ...TARGET] : TARGET;
   }
   return metric in OTHERS ? TARGET : undefined;

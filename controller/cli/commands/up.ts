@@ -2,14 +2,7 @@ import type { CommandModule } from 'yargs';
 
 import { makeDaemonLog } from '../../daemon/log.js';
 import { up } from '../../daemon/up.js';
-import {
-  logLevelOption,
-  pinDirOption,
-  requireNumber,
-  say,
-  stateDirOption,
-  timeoutOption,
-} from '../options.js';
+import { logLevelOption, pinDirOption, requireNumber, say, stateDirOption, timeoutOption } from '../options.js';
 import { objectFile, socketsProgram, VERSION } from '../package-info.js';
 
 interface UpArguments {
