@@ -11,8 +11,8 @@ import { REASONS } from './reasons.js';
 const HEAD = `# Metrics
 
 Written by \`npm run docs\` from \`controller/metrics\`. \`/metrics\` serves them in Prometheus' text format, and as OpenMetrics
-to who asks for that; there the counters' \`_total\` is part of the samples' names only, and
-\`slipstream_promotion_seconds\` has the id of a pair, as \`pairs\` and the log show it, as an exemplar.
+to who asks for that; there the counters' \`_total\` is part of the samples' names only (\`slipstream_pairs_total\` is of
+type \`unknown\`, as \`slipstream_pairs\` has its name), and \`slipstream_promotion_seconds\` has the id of a pair, as \`pairs\` and the log show it, as an exemplar.
 
 Counters come from the kernel's maps and go on across restarts of the controller, and so do not begin again until the
 datapath is loaded anew. \`slipstream_promotion_seconds\` and the times begin with the controller.

@@ -142,7 +142,9 @@ export class Metrics {
         continue;
       }
       const read = (): Values => this.#read(name, (this.#current ??= this.#sample()));
-      if (type === 'counter') {
+      // In OpenMetrics a counter's family has no _total: this one would be called as the gauge of the pairs at present.
+      const clashes = format === 'openMetrics' && METRIC_NAMES.some((other) => name === `${other}_total`);
+      if (type === 'counter' && !clashes) {
         new Counter({
           ...common,
           collect() {
@@ -151,13 +153,14 @@ export class Metrics {
           },
         });
       } else {
-        new Gauge({
+        const gauge = new Gauge({
           ...common,
           collect() {
             this.reset();
             for (const [of, value] of read()) this.set(of, value);
           },
         });
+        if (clashes) Object.assign(gauge, { type: 'unknown' });
       }
     }
     return registry;

@@ -148,6 +148,7 @@ describe('metrics', () => {
     assert.match(stdout, /^slipstream_pairs_total /m);
     assert.match(stdout, /^slipstream_promotion_seconds_bucket \{'pair': '7\.3'\}$/m);
     assert.match(text, /^# TYPE slipstream_refusals counter$/m);
+    assert.match(text, /^# TYPE slipstream_pairs_total unknown$/m);
     assert.ok(text.endsWith('\n# EOF\n'));
     assert.notEqual(complaint('/usr/bin/python3', parse, text.replace('# EOF\n', '')), '');
     assert.match(await metrics.render('text'), /^slipstream_refusals_total\{reason="policy"\} 0$/m);
