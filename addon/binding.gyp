@@ -21,6 +21,7 @@
         "src/pin.cc",
         "src/rcu_barrier.cc",
         "src/ring_buffer.cc",
+        "src/send_datagram.cc",
         "src/wake_socket.cc",
       ],
       "defines": [

@@ -88,6 +88,8 @@ export interface BpfObject {
   enumValues(name: string): Record<string, number>;
   /** Before load() only: @throws NativeError EBUSY afterwards. `entries` is from 1 to 2^32-1. */
   setMaxEntries(mapName: string, entries: number): void;
+  /** The programs will use this map, and load() makes none of this name. Before load() only. */
+  reuseMap(mapName: string, map: BpfMap): void;
   /**
    * Creates the maps and loads the programs, all or nothing; can be called once. The error names
    * the first program refused and gives the verifier's reason in its message.
@@ -117,6 +119,8 @@ export interface BpfProgram {
   attachTracepoint(): BpfLink;
   /** Attaches an iterator to the map whose elements it visits. Only for programs of an open BpfObject. */
   attachIterator(map: BpfMap): BpfLink;
+  /** Makes this what a tail call through an element of a program array runs; delete() of the key ends that. */
+  attachTailCall(map: BpfMap, index: number): void;
   /** Makes this the sk_msg program of every socket later inserted into a sockmap or sockhash. */
   attachSockmap(map: BpfMap): void;
   /** Undoes attachSockmap(). @throws NativeError ENOENT when this program is not attached there. */
@@ -191,6 +195,12 @@ export interface BpfMap {
   mmap(): ArrayBuffer;
   /** The same for reading; works on frozen maps. Writing into it kills the process (SIGSEGV). */
   mmapReadOnly(): ArrayBuffer;
+  /**
+   * Sockmaps: the map of this name that the attached sk_msg program uses, pinned or not; undefined if there is none.
+   * While it is open the kernel counts it among the map's users, which matters for program arrays: theirs are emptied
+   * when the last user goes (kernel/bpf/arraymap.c:prog_array_map_clear).
+   */
+  sockmapProgramMap(name: string): BpfMap | undefined;
   close(): void;
 }
 
@@ -243,10 +253,11 @@ interface Binding {
   };
   cgroupId: (dir: string) => bigint;
   cgroupPath: (id: bigint, mountDir: string) => string | undefined;
-  attachedPrograms: (cgroupDir: string, type: 'sock_ops') => { readonly id: number; readonly name: string }[];
+  attachedPrograms: (cgroupDir: string, type: 'sock_ops') => { readonly id: number; readonly name?: string }[];
   fileSystemType: (path: string) => 'bpf' | 'cgroup2' | 'tmpfs' | 'other';
   mountBpf: (dir: string) => void;
   wakeSocket: (process: number, descriptor: number, cookie: bigint) => Promise<boolean>;
+  sendDatagram: (path: string, text: string) => void;
   rcuBarrier: (method?: 'auto' | 'map') => Promise<void>;
   kernelBtfHas: (kind: 'struct' | 'func' | 'typedef', name: string) => boolean;
   probeProgramType: (name: string) => boolean;
@@ -280,11 +291,11 @@ export const cgroupId = native.cgroupId;
 
 /**
  * Where the cgroup with this id is below the cgroup v2 mount, starting with '/'; undefined when it
- * is gone or not below `mountDir`. Needs CAP_DAC_READ_SEARCH.
+ * is gone or not below `mountDir`. Without CAP_DAC_READ_SEARCH all of them are looked through, microseconds each.
  */
 export const cgroupPath = native.cgroupPath;
 
-/** The programs of one attach type on this very cgroup, without those of its ancestors. */
+/** The programs of one attach type on this very cgroup, without those of its ancestors; names need CAP_SYS_ADMIN. */
 export const attachedPrograms = native.attachedPrograms;
 
 export const fileSystemType = native.fileSystemType;
@@ -299,6 +310,13 @@ export const mountBpf = native.mountBpf;
  * descriptor is gone or not the socket with this SO_COOKIE. Needs CAP_SYS_PTRACE over the process.
  */
 export const wakeSocket = native.wakeSocket;
+
+/**
+ * Sends one datagram to a Unix socket; '@' in front of a name puts it into the abstract namespace, as sd_notify(3) has
+ * it. Waits up to a second for a receiver whose queue is full.
+ * @throws NativeError EAGAIN when that was not enough, ENOENT or ECONNREFUSED when nobody listens
+ */
+export const sendDatagram = native.sendDatagram;
 
 /**
  * Resolves when every BPF program that was running at the call has ended: an RCU grace period, some

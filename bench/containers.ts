@@ -3,13 +3,8 @@ import { join } from 'node:path';
 
 import { Container } from '../test/kernel/support/container.js';
 import type { Child, Sandbox } from '../test/kernel/support/sandbox.js';
-import {
-  type ContainerHost,
-  HOST_TO_CLIENT,
-  makeContainerHost,
-  publishPort,
-  SERVER,
-} from '../test/kernel/topology/network.js';
+import { publishPort } from '../test/kernel/topology/filter.js';
+import { type ContainerHost, HOST_TO_CLIENT, makeContainerHost, SERVER } from '../test/kernel/topology/network.js';
 
 const PORT = 7000;
 const PUBLISHED = 8080;

@@ -18,7 +18,7 @@
 /* Raised whenever a layout or a meaning below changes; pins of another version
  * are drained and replaced, never adopted.
  */
-#define SLIPSTREAM_ABI_VERSION 2
+#define SLIPSTREAM_ABI_VERSION 3
 
 #define CACHE_LINE 64
 #define COMM_LENGTH 16 /* TASK_COMM_LEN */
@@ -88,6 +88,7 @@ enum pass_reason {
 	PASS_PEER,            /* the kept address no longer holds the peer */
 	PASS_LOST,            /* peer left the sockmap between check and redirect */
 	PASS_KEEPALIVE,       /* one now and then, for timers that only TCP feeds */
+	PASS_UNACKNOWLEDGED,  /* earlier TCP bytes consumed, their ACK still under way */
 	PASS_REASONS,
 };
 
@@ -96,7 +97,7 @@ enum unpaired_reason {
 	UNPAIRED_REMOTE_SERVER = 0, /* client here, other end not seen here */
 	UNPAIRED_REMOTE_CLIENT,     /* server here, other end not seen here */
 	UNPAIRED_TABLE_FULL,
-	UNPAIRED_REPAIR,            /* TCP_REPAIR: sequence numbers were chosen */
+	UNPAIRED_REPAIR,            /* numbers were chosen: TCP_REPAIR, or forged */
 	UNPAIRED_MPTCP,
 	UNPAIRED_STORAGE,           /* no memory for the socket storage */
 	UNPAIRED_RELEASED,          /* client closed while the server joined */
@@ -123,6 +124,7 @@ enum refusal_reason {
 	REFUSAL_GONE,             /* the iterator did not meet the socket */
 	REFUSAL_KERNEL,           /* the kernel gate switched promotion off */
 	REFUSAL_LEARNED,          /* a reader was seen to leave redirected data unread */
+	REFUSAL_HELPER,           /* a port of a conntrack helper */
 	REFUSAL_REASONS,
 };
 
@@ -334,6 +336,37 @@ struct controller_counters {
 struct total {
 	__u64 bytes;
 	__u64 messages;
+};
+
+/* What `capture` sets and counts, in a map of its own. */
+struct capture_settings {
+	__u32 snaplen; /* bytes of each message that are wanted */
+	__u32 reserved;
+	__u64 lost[2]; /* by enum direction_path: messages of which something found no room */
+};
+
+enum capture_type {
+	CAPTURE_DATA = 1, /* a piece of a message, before TCP or the peer has it */
+	CAPTURE_SENT = 2, /* a call that sends has returned; size and what follows it are 0 */
+};
+
+/* What capture tells; data may follow. All that a packet says is in it: slots change hands. */
+struct capture_record {
+	__u64 time_ns; /* CLOCK_MONOTONIC */
+	__u64 cgroup[2];
+	struct address address[2];
+	__u32 slot;
+	__u32 control;
+	__u32 sequence; /* of the message's first byte, or of the next one to be sent */
+	__u32 acknowledgement; /* what this side has received, likewise */
+	__u32 size; /* of the message */
+	__u32 offset; /* of this piece in it */
+	__u32 length; /* bytes of the message that this piece stands for */
+	__u32 captured; /* of these, in data */
+	__u8 type; /* enum capture_type */
+	__u8 side; /* the sender */
+	__u8 path; /* enum direction_path, of this message */
+	__u8 reserved[5];
 };
 
 #endif

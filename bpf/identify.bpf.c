@@ -154,6 +154,18 @@ static __always_inline void free_pair(struct pair *pair, __u32 slot)
 	push_free(slot);
 }
 
+/*
+ * A second client comes with the two numbers of the first. A handshake has one
+ * client, so one of them forged its answer: neither is believed, and the first
+ * one's slot stays HALF until it closes. The true client always comes before the
+ * server joins, so nobody takes the place of a client that is seen here.
+ */
+static __always_inline void disown(struct handshake *handshake)
+{
+	handshake->key = 0;
+	COUNT(unpaired[UNPAIRED_REPAIR]);
+}
+
 /* The client is established: is its other end on this kernel? */
 static __always_inline void claim(struct bpf_sock_ops *ctx)
 {
@@ -170,6 +182,10 @@ static __always_inline void claim(struct bpf_sock_ops *ctx)
 	}
 	if (is_unsuitable(ctx))
 		return;
+	if (READ_ONCE(handshake->claim)) {
+		disown(handshake);
+		return;
+	}
 	if (!settings || settings->paused) {
 		COUNT(unpaired[UNPAIRED_PAUSED]);
 		return;
@@ -199,7 +215,9 @@ static __always_inline void claim(struct bpf_sock_ops *ctx)
 	}
 	barrier();
 	pair->control = with_state(control, STATE_HALF);
-	handshake->claim = (__u64)generation_of(control) << 32 | (slot + 1);
+	if (__sync_val_compare_and_swap(&handshake->claim, 0,
+					(__u64)generation_of(control) << 32 | (slot + 1)))
+		disown(handshake);
 }
 
 /* The server is established: is there a slot that its client claimed? */

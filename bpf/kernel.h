@@ -135,6 +135,7 @@ struct inet_connection_sock {
 
 struct tcp_sock {
 	__u32 write_seq;
+	__u32 snd_una;
 	__u32 copied_seq;
 	__u32 rcv_nxt;
 	__u64 bytes_received;
@@ -166,8 +167,24 @@ struct bpf_sock_ops_kern {
 	struct sock *sk;
 };
 
-/* Behind struct sk_msg_md. */
+/* Behind struct sk_msg_md. The array is as long as the shortest kernels have it (MAX_MSG_FRAGS +
+ * 2). */
+#define MESSAGE_ELEMENTS 19
+
+struct scatterlist {
+	unsigned int length;
+};
+
+struct sk_msg_sg {
+	__u32 start;
+	__u32 end;
+	unsigned long copy[1];
+	struct scatterlist data[MESSAGE_ELEMENTS];
+};
+
 struct sk_msg {
+	struct sk_msg_sg sg;
+	void *data;
 	struct sock *sk_redir;
 	struct sock *sk;
 };

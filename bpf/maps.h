@@ -87,4 +87,16 @@ struct {
 	__uint(max_entries, 256 * 1024);
 } events SEC(".maps");
 
+/*
+ * Empty but for a running `capture`, whose program is then called at the end of
+ * redirect. Never pinned: when the process that put the program there ends, however
+ * it does, the kernel takes it out (prog_array_map_clear at the last descriptor).
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} capture SEC(".maps");
+
 #endif

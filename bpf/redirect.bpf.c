@@ -28,7 +28,8 @@ static __always_inline __u32 ticks(void)
 static __always_inline int pass(struct direction *direction, enum pass_reason reason)
 {
 	COUNT(passed[reason]);
-	if (reason != PASS_KEEPALIVE)
+	/* The one comes of the other, and neither tells a stream. */
+	if (reason != PASS_KEEPALIVE && reason != PASS_UNACKNOWLEDGED)
 		direction->passed_messages++;
 	direction->last_pass = reason;
 	direction->last_tcp = ticks();
@@ -236,10 +237,17 @@ static __always_inline bool must_leave(struct direction *direction, enum pass_re
  * Order: copied_seq only grows, and only up to what was sent. Equality with our
  * write_seq, which stands still under our lock, means that the reader has taken
  * every byte we ever gave to TCP. From then on bytes_received stands still too.
+ *
+ * That holds where the numbers of both ends are the same. Who lengthens what is
+ * said on its way (a conntrack helper, nf_ct_seqadj) makes the reader's run ahead:
+ * equal would then mean that as many bytes are still to come. So all must have been
+ * acknowledged as well, which they are in our own numbers. While a direction is
+ * DIRECT nothing is given to TCP.
  */
 static __always_inline bool queue_allows(struct direction *direction, const struct reader *reader,
-					 const struct peer_view *peer, __u32 write_seq, __u32 size,
-					 __u32 limit, enum pass_reason leave, __u32 keepalive,
+					 const struct peer_view *peer, __u32 write_seq,
+					 bool acknowledged, __u32 size, __u32 limit,
+					 enum pass_reason leave, __u32 keepalive,
 					 enum pass_reason *reason)
 {
 	__s64 waiting;
@@ -254,6 +262,10 @@ static __always_inline bool queue_allows(struct direction *direction, const stru
 	}
 	if (peer->copied_seq != write_seq) {
 		*reason = leave != PASS_REASONS ? leave : PASS_ORDER;
+		return false;
+	}
+	if (direction->path == PATH_TCP && !acknowledged) {
+		*reason = leave != PASS_REASONS ? leave : PASS_UNACKNOWLEDGED;
 		return false;
 	}
 	/* Redirected and not yet received. The reader's count is taken after the
@@ -287,8 +299,7 @@ static __always_inline bool queue_allows(struct direction *direction, const stru
 	return true;
 }
 
-SEC("sk_msg")
-int redirect(struct sk_msg_md *msg)
+static __always_inline int decide(struct sk_msg_md *msg)
 {
 	const struct sk_msg *kernel = bpf_cast_to_kern_ctx(msg);
 	struct settings *settings = get_settings();
@@ -346,7 +357,8 @@ int redirect(struct sk_msg_md *msg)
 	if (state_of(control) == STATE_LEAVING)
 		return pass_behind(direction, &pair->reader[other], &peer, write_seq, PASS_STATE);
 	if (!sender_allows(sk, &reason) || !reader_allows(&peer, size, &reason) ||
-	    !queue_allows(direction, &pair->reader[other], &peer, write_seq, size,
+	    !queue_allows(direction, &pair->reader[other], &peer, write_seq,
+			  VIEW(tcp_sock, kernel->sk)->snd_una == write_seq, size,
 			  pair->backlog_limit,
 			  why_leave(pair, control, own, stream, settings->keepalive),
 			  settings->keepalive, &reason))
@@ -369,4 +381,19 @@ int redirect(struct sk_msg_md *msg)
 		direction->behind = 0;
 	}
 	return SK_PASS;
+}
+
+SEC("sk_msg")
+int redirect(struct sk_msg_md *msg)
+{
+	const struct sk_msg *kernel = bpf_cast_to_kern_ctx(msg);
+	bool rest = kernel->sk_redir;
+	int verdict = decide(msg);
+
+	/* The program of a running `capture` returns SK_PASS, too. With none there the
+	 * JIT has put a no-op here (bpf_arch_poke_desc_update).
+	 */
+	if (verdict == SK_PASS && !rest)
+		bpf_tail_call(msg, &capture, 0);
+	return verdict;
 }

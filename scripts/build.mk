@@ -17,7 +17,7 @@ BPF_FLAGS := -target bpf -D__TARGET_ARCH_$(ARCH) -mcpu=v3 -O2 -g -Wall -Wextra -
 	-ffile-prefix-map=$(CURDIR)=. -I bpf $(if $(MULTIARCH),-I /usr/include/$(MULTIARCH))
 PROGRAM_FLAGS := -O2 -Wall -Wextra -Werror -pthread
 
-BPF_OBJECTS := build/bpf/slipstream.bpf.o
+BPF_OBJECTS := build/bpf/slipstream.bpf.o build/bpf/capture.bpf.o
 FIXTURES := $(patsubst test/fixtures/%.bpf.c,build/fixtures/%.bpf.o,$(wildcard test/fixtures/*.bpf.c))
 PROGRAM_SOURCES := $(wildcard test/programs/*.c bench/programs/*.c)
 PROGRAMS := $(patsubst %.c,build/programs/%,$(notdir $(PROGRAM_SOURCES)))
@@ -25,9 +25,9 @@ PROGRAMS := $(patsubst %.c,build/programs/%,$(notdir $(PROGRAM_SOURCES)))
 PROBES := $(patsubst probe/%.c,build/probe/%,$(wildcard probe/*.c))
 ADDON_SOURCES := $(shell find addon -path addon/build -prune -o -type f \
 	\( -name '*.cc' -o -name '*.h' -o -name 'binding.gyp' \) -print)
-SCRIPT_SOURCES := $(shell find addon controller -path addon/build -prune -o -type f -name '*.ts' ! -name '*.test.ts' -print)
+SCRIPT_SOURCES := $(shell find addon $(wildcard controller) -path addon/build -prune -o -type f -name '*.ts' ! -name '*.test.ts' -print)
 # Pages, styles and whatever else stands beside the modules that serve it.
-ASSETS := $(shell find controller -type f ! -name '*.ts' ! -name '*.md' ! -name 'tsconfig.json' ! -name '.*')
+ASSETS := $(if $(wildcard controller),$(shell find controller -type f ! -name '*.ts' ! -name '*.md' ! -name 'tsconfig.json' ! -name '.*'))
 
 .PHONY: all bpf fixtures probe programs addon js force
 all: bpf fixtures probe programs addon js
@@ -38,6 +38,9 @@ programs: $(PROGRAMS)
 addon: addon/build/Release/.built
 js: build/js/.built $(ASSETS:%=build/js/%)
 show-%: ; @echo '$($*)'
+
+# What npm installed. An installed package is without it, and npm its own keeper.
+PACKAGES := $(wildcard node_modules/.package-lock.json)
 
 # Another compiler or Node.js rebuilds what it made.
 TOOLCHAIN := build/toolchain scripts/build.mk
@@ -71,8 +74,8 @@ build/probe/%: probe/%.c $(TOOLCHAIN)
 	$(program_recipe)
 
 # node-gyp's own make, which is to know nothing of this one, compiles what changed. compile_commands.json is for clang-tidy.
-NODE_GYP := env -u MAKEFLAGS node node_modules/node-gyp/bin/node-gyp.js --directory addon $(if $(NODE_HEADERS),--nodedir '$(NODE_HEADERS)')
-addon/build/Release/.built: $(ADDON_SOURCES) $(TOOLCHAIN) node_modules/.package-lock.json
+NODE_GYP := env -u MAKEFLAGS node '$(or $(npm_config_node_gyp),node_modules/node-gyp/bin/node-gyp.js)' --directory addon $(if $(NODE_HEADERS),--nodedir '$(NODE_HEADERS)')
+addon/build/Release/.built: $(ADDON_SOURCES) $(TOOLCHAIN) $(PACKAGES)
 	@[[ build/toolchain -ot $@ ]] || rm -rf addon/build
 	$(STEP) 'build: addon' bash -c "$(NODE_GYP) configure -- -f make -f compile_commands_json && \
 		$(NODE_GYP) build --jobs max"
@@ -83,7 +86,7 @@ build/ts-sources: force
 	@mkdir -p $(@D)
 	@printf '%s\n' $(sort $(SCRIPT_SOURCES)) >$@.new
 	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
-build/js/.built: $(SCRIPT_SOURCES) build/ts-sources tsconfig.json tsconfig.build.json $(TOOLCHAIN) node_modules/.package-lock.json
+build/js/.built: $(SCRIPT_SOURCES) build/ts-sources tsconfig.json tsconfig.build.json $(TOOLCHAIN) $(PACKAGES)
 	$(STEP) 'build: TypeScript' node node_modules/typescript/bin/tsc -p tsconfig.build.json
 	@cd build/js && find . -name '*.js' -print | while read -r file; do \
 		[[ -e ../../$${file%.js}.ts || -e ../../$$file ]] || rm -f "$$file" "$$file.map"; \

@@ -22,7 +22,7 @@ check_tidy_addon() {
 check_tidy_bpf() {
   local flags
   read -ra flags < <(make -s -f scripts/build.mk show-BPF_FLAGS)
-  printf '%s\0' bpf/slipstream.bpf.c test/fixtures/*.bpf.c | xargs -0r -P "$(nproc)" -I {} \
+  printf '%s\0' bpf/slipstream.bpf.c bpf/capture.bpf.c test/fixtures/*.bpf.c | xargs -0r -P "$(nproc)" -I {} \
     scripts/tidy {} --checks=-clang-analyzer-core.uninitialized.Assign -- "${flags[@]}" -Xclang -analyzer-opt-analyze-headers
 }
 

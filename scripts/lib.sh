@@ -21,7 +21,7 @@ need_root() {
   ((EUID == 0)) || fail "$1 needs root: run it with sudo."
 }
 
-# need_node: 20.19 is what yargs, chokidar and mocha ask for.
+# need_node: 20.19 is what yargs and mocha ask for.
 need_node() {
   have node || fail "no node on the PATH: install Node.js 20.19 or newer (where sudo hides it: sudo env PATH=\"\$PATH\" $0)."
   node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || (a === 20 && b >= 19) ? 0 : 1)' ||

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 
 #include "addon_data.h"
@@ -30,6 +31,25 @@ struct NewMap {
   FileDescriptor fd;
   std::string name;
 };
+
+// The program's map of this name; without one if it has none, with errno set if that can't be told.
+FileDescriptor MapOfProgram(int program, const std::string& name) {
+  bpf_prog_info info{};
+  uint32_t length = sizeof info;
+  std::array<uint32_t, 64> ids{};
+  info.nr_map_ids = ids.size();
+  info.map_ids = reinterpret_cast<uintptr_t>(ids.data());
+  if (bpf_obj_get_info_by_fd(program, &info, &length) != 0) return {};
+  for (uint32_t i = 0; i < info.nr_map_ids && i < ids.size(); ++i) {
+    FileDescriptor map(bpf_map_get_fd_by_id(ids.at(i)));
+    bpf_map_info details{};
+    length = sizeof details;
+    if (!map || bpf_obj_get_info_by_fd(map.Get(), &details, &length) != 0) return {};
+    if (name == details.name) return map;
+  }
+  errno = 0;
+  return {};
+}
 
 uint64_t UpdateFlags(const Napi::CallbackInfo& info, size_t index) {
   if (info[index].IsUndefined()) return BPF_ANY;
@@ -61,6 +81,7 @@ Napi::Function BpfMap::Define(Napi::Env env) {
                          InstanceMethod<&BpfMap::Fill>("fill"),
                          InstanceMethod<&BpfMap::Mmap>("mmap"),
                          InstanceMethod<&BpfMap::MmapReadOnly>("mmapReadOnly"),
+                         InstanceMethod<&BpfMap::SockmapProgramMap>("sockmapProgramMap"),
                          InstanceMethod<&BpfMap::Close>("close"),
                      });
 }
@@ -229,6 +250,28 @@ Napi::Value BpfMap::Share(Napi::Env env, int protection, const char* operation) 
   if (memory == MAP_FAILED) Fail(env, operation, errno);
   return Napi::ArrayBuffer::New(env, memory, size,
                                 [size](Napi::Env, void* mapped) { munmap(mapped, size); });
+}
+
+Napi::Value BpfMap::SockmapProgramMap(const Napi::CallbackInfo& info) {
+  const std::string name = StringArgument(info, 0, "name");
+  RequireOpen(info.Env(), "bpf_prog_query");
+  uint32_t program_id = 0;
+  uint32_t count = 1;
+  // sock_map_bpf_prog_query: at most one program of a type.
+  if (bpf_prog_query(fd_.Get(), BPF_SK_MSG_VERDICT, 0, nullptr, &program_id, &count) != 0) {
+    Fail(info.Env(), "bpf_prog_query", errno);
+  }
+  if (count == 0) return info.Env().Undefined();
+  const FileDescriptor program(bpf_prog_get_fd_by_id(program_id));
+  if (!program) Fail(info.Env(), "bpf_prog_get_fd_by_id", errno);
+  FileDescriptor map = MapOfProgram(program.Get(), name);
+  if (map) return Wrap(info.Env(), std::move(map), name);
+  if (errno != 0) Fail(info.Env(), "bpf_map_get_fd_by_id", errno);
+  return info.Env().Undefined();
+}
+
+void BpfMap::RequireType(Napi::Env env, uint32_t type, const char* noun) const {
+  if (info_.type != type) throw Napi::TypeError::New(env, std::string("map must be ") + noun);
 }
 
 void BpfMap::Close(const Napi::CallbackInfo&) { fd_.Close(); }

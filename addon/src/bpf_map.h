@@ -20,6 +20,9 @@ class BpfMap : public Napi::ObjectWrap<BpfMap> {
 
   explicit BpfMap(const Napi::CallbackInfo& info);
 
+  // TypeError when it is of another type; `noun` says what is wanted.
+  void RequireType(Napi::Env env, uint32_t type, const char* noun) const;
+
   [[nodiscard]] int Descriptor() const { return fd_.Get(); }
   [[nodiscard]] const std::string& Name() const { return name_; }
 
@@ -37,6 +40,7 @@ class BpfMap : public Napi::ObjectWrap<BpfMap> {
   void Fill(const Napi::CallbackInfo& info);
   Napi::Value Mmap(const Napi::CallbackInfo& info);
   Napi::Value MmapReadOnly(const Napi::CallbackInfo& info);
+  Napi::Value SockmapProgramMap(const Napi::CallbackInfo& info);
   void Close(const Napi::CallbackInfo& info);
 
   void RequireOpen(Napi::Env env, const char* operation) const;

@@ -20,6 +20,7 @@ Napi::Function BpfObject::Define(Napi::Env env) {
                          InstanceMethod<&BpfObject::StructLayout>("structLayout"),
                          InstanceMethod<&BpfObject::EnumValues>("enumValues"),
                          InstanceMethod<&BpfObject::SetMaxEntries>("setMaxEntries"),
+                         InstanceMethod<&BpfObject::ReuseMap>("reuseMap"),
                          InstanceMethod<&BpfObject::Load>("load"),
                          InstanceMethod<&BpfObject::Map>("map"),
                          InstanceMethod<&BpfObject::Program>("program"),
@@ -67,6 +68,18 @@ void BpfObject::SetMaxEntries(const Napi::CallbackInfo& info) {
   bpf_map* map = FindMap(info, kOperation, name);
   const LibbpfLog log;
   const int error = bpf_map__set_max_entries(map, entries);
+  if (error != 0) {
+    throw NativeError(info.Env(), {.error = error, .operation = kOperation, .object = name});
+  }
+}
+
+void BpfObject::ReuseMap(const Napi::CallbackInfo& info) {
+  static constexpr const char* kOperation = "bpf_map__reuse_fd";
+  const std::string name = StringArgument(info, 0, "mapName");
+  const BpfMap& existing = BpfMap::Argument(info, 1, kOperation);
+  bpf_map* map = FindMap(info, kOperation, name);
+  const LibbpfLog log;
+  const int error = loaded_ ? -EBUSY : bpf_map__reuse_fd(map, existing.Descriptor());
   if (error != 0) {
     throw NativeError(info.Env(), {.error = error, .operation = kOperation, .object = name});
   }

@@ -31,6 +31,7 @@ Napi::Function BpfProgram::Define(Napi::Env env) {
                          InstanceMethod<&BpfProgram::AttachCgroup>("attachCgroup"),
                          InstanceMethod<&BpfProgram::AttachTracepoint>("attachTracepoint"),
                          InstanceMethod<&BpfProgram::AttachIterator>("attachIterator"),
+                         InstanceMethod<&BpfProgram::AttachTailCall>("attachTailCall"),
                          InstanceMethod<&BpfProgram::AttachSockmap>("attachSockmap"),
                          InstanceMethod<&BpfProgram::DetachSockmap>("detachSockmap"),
                          InstanceMethod<&BpfProgram::Close>("close"),
@@ -118,6 +119,18 @@ Napi::Value BpfProgram::AttachIterator(const Napi::CallbackInfo& info) {
   options.link_info_len = sizeof target;
   const LibbpfLog log;
   return Linked(info.Env(), kOperation, bpf_program__attach_iter(program, &options));
+}
+
+void BpfProgram::AttachTailCall(const Napi::CallbackInfo& info) {
+  static constexpr const char* kOperation = "bpf_map_update_elem";
+  const BpfMap& map = BpfMap::Argument(info, 0, kOperation);
+  const uint32_t index = Uint32Argument(info, 1, "index");
+  RequireOpen(info.Env(), kOperation);
+  map.RequireType(info.Env(), BPF_MAP_TYPE_PROG_ARRAY, "a program array");
+  const int fd = fd_.Get();
+  if (bpf_map_update_elem(map.Descriptor(), &index, &fd, BPF_ANY) != 0) {
+    Fail(info.Env(), kOperation, errno);
+  }
 }
 
 void BpfProgram::AttachSockmap(const Napi::CallbackInfo& info) {

@@ -27,6 +27,7 @@ class BpfProgram : public Napi::ObjectWrap<BpfProgram> {
   Napi::Value AttachCgroup(const Napi::CallbackInfo& info);
   Napi::Value AttachTracepoint(const Napi::CallbackInfo& info);
   Napi::Value AttachIterator(const Napi::CallbackInfo& info);
+  void AttachTailCall(const Napi::CallbackInfo& info);
   void AttachSockmap(const Napi::CallbackInfo& info);
   void DetachSockmap(const Napi::CallbackInfo& info);
   void Close(const Napi::CallbackInfo& info);

@@ -3,6 +3,7 @@
 #include "cgroup.h"
 
 #include <bpf/bpf.h>
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/stat.h>
@@ -12,7 +13,10 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
+#include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 
 #include "arguments.h"
 #include "file_descriptor.h"
@@ -60,6 +64,35 @@ FileDescriptor OpenCgroup(Napi::Env env, const std::string& path) {
   return directory;
 }
 
+struct CloseDirectory {
+  void operator()(DIR* directory) const { closedir(directory); }
+};
+
+// The cgroup with this id below `path`, looked for one by one; none if it is gone.
+std::optional<std::string> FindBelow(const std::string& path, uint64_t id) {
+  const std::unique_ptr<DIR, CloseDirectory> directory(opendir(path.c_str()));
+  if (!directory) return std::nullopt;  // removed meanwhile
+  while (const dirent* entry = readdir(directory.get())) {
+    const std::string_view name(&entry->d_name[0]);
+    if (entry->d_type != DT_DIR || name == "." || name == "..") continue;
+    std::string child = path + "/";
+    child += name;
+    if (entry->d_ino == id) return child;
+    if (std::optional<std::string> found = FindBelow(child, id)) return found;
+  }
+  return std::nullopt;
+}
+
+// The same without the right to open by handle, which needs CAP_DAC_READ_SEARCH.
+Napi::Value CgroupPathByWalk(Napi::Env env, const FileDescriptor& mount, uint64_t id) {
+  struct stat status{};
+  if (fstat(mount.Get(), &status) == 0 && status.st_ino == id) return Napi::String::New(env, "/");
+  const std::string root = mount.Target();
+  const std::optional<std::string> path = FindBelow(root == "/" ? "" : root, id);
+  if (!path) return env.Undefined();
+  return Napi::String::New(env, path->substr(root == "/" ? 0 : root.size()));
+}
+
 }  // namespace
 
 Napi::Value CgroupId(const Napi::CallbackInfo& info) {
@@ -89,6 +122,7 @@ Napi::Value CgroupPath(const Napi::CallbackInfo& info) {
       open_by_handle_at(mount.Get(), handle.Get(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!cgroup) {
     if (errno == ESTALE || errno == ENOENT) return env.Undefined();
+    if (errno == EPERM || errno == ENOSYS) return CgroupPathByWalk(env, mount, handle.Id());
     Fail(env, "open_by_handle_at", mount_path, errno);
   }
   std::string root = mount.Target();
@@ -121,13 +155,13 @@ Napi::Value AttachedPrograms(const Napi::CallbackInfo& info) {
     const FileDescriptor program(bpf_prog_get_fd_by_id(ids.at(i)));
     bpf_prog_info details{};
     uint32_t length = sizeof details;
-    if (!program || bpf_obj_get_info_by_fd(program.Get(), &details, &length) != 0) {
-      if (errno == ENOENT) continue;  // detached between the two calls
-      Fail(env, "bpf_prog_get_fd_by_id", path, errno);
-    }
+    const bool known = program && bpf_obj_get_info_by_fd(program.Get(), &details, &length) == 0;
+    if (!known && errno == ENOENT) continue;  // detached between the two calls
+    if (!known && errno != EPERM) Fail(env, "bpf_prog_get_fd_by_id", path, errno);
     Napi::Object entry = Napi::Object::New(env);
-    entry["id"] = Napi::Number::New(env, details.id);
-    entry["name"] = Napi::String::New(env, details.name);
+    entry["id"] = Napi::Number::New(env, ids.at(i));
+    // Programs are opened by id with CAP_SYS_ADMIN only (bpf_prog_get_fd_by_id).
+    if (known) entry["name"] = Napi::String::New(env, details.name);
     programs[programs.Length()] = entry;
   }
   return programs;

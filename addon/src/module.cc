@@ -14,6 +14,7 @@
 #include "libbpf_log.h"
 #include "rcu_barrier.h"
 #include "ring_buffer.h"
+#include "send_datagram.h"
 #include "wake_socket.h"
 
 namespace {
@@ -47,6 +48,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports["fileSystemType"] = Napi::Function::New<FileSystemType>(env, "fileSystemType");
   exports["mountBpf"] = Napi::Function::New<MountBpf>(env, "mountBpf");
   exports["wakeSocket"] = Napi::Function::New<WakeSocket>(env, "wakeSocket");
+  exports["sendDatagram"] = Napi::Function::New<SendDatagram>(env, "sendDatagram");
   exports["rcuBarrier"] = Napi::Function::New<RcuBarrier>(env, "rcuBarrier");
   exports["kernelBtfHas"] = Napi::Function::New<KernelBtfHas>(env, "kernelBtfHas");
   exports["probeProgramType"] = Napi::Function::New<ProbeProgramType>(env, "probeProgramType");

@@ -4,6 +4,7 @@ import { hideBin } from 'yargs/helpers';
 
 import { PolicyError } from '../daemon/policy-source.js';
 import { EXIT, UserError } from '../errors.js';
+import { captureCommand } from './commands/capture.js';
 import { doctorCommand } from './commands/doctor.js';
 import { downCommand } from './commands/down.js';
 import { learnedCommand } from './commands/learned.js';
@@ -18,7 +19,16 @@ export const PROGRAM = 'slipstream-bpf';
 
 /** @returns the exit code */
 export async function main(args: string[]): Promise<number> {
-  const commands = [upCommand, downCommand, statusCommand, pairsCommand, policyCommand, learnedCommand, doctorCommand];
+  const commands = [
+    upCommand,
+    downCommand,
+    statusCommand,
+    pairsCommand,
+    captureCommand,
+    policyCommand,
+    learnedCommand,
+    doctorCommand,
+  ];
   const parser = rejectMistakes(addCommands(yargs(args), commands), args)
     .scriptName(PROGRAM)
     .usage('$0 COMMAND\n\nMoves the payload of local TCP connections past the network stack.')

@@ -16,6 +16,11 @@ export function objectFile(): string {
   return builtFile('bpf', 'slipstream.bpf.o');
 }
 
+/** The programs of `capture`. @throws UserError if they were not built. */
+export function captureObjectFile(): string {
+  return builtFile('bpf', 'capture.bpf.o');
+}
+
 /** The program that makes the kernel gate's connections. @throws UserError if it was not built. */
 export function socketsProgram(): string {
   return builtFile('probe', 'slipstream-gate');

@@ -26,6 +26,7 @@ import { isEvidence, judgeWaiting, type Waiting } from '../decisions/stall.js';
 import { type CompiledPolicy, minimumPromoteAfter } from '../policy/evaluate.js';
 import { type LearnedProgram, LearnedPrograms } from '../policy/learned.js';
 import type { GateFacts } from '../probe/findings.js';
+import { readHelperPorts } from '../probe/helper-ports.js';
 import { backlogs } from '../view/backlog.js';
 import { foldGoneCgroups } from '../view/totals.js';
 
@@ -97,6 +98,7 @@ export class Controller {
   /** Directions whose guard has been reported. */
   readonly #overtaken = new Set<string>();
   #policy: CompiledPolicy;
+  #helperPorts = readHelperPorts();
   #watchTimer: NodeJS.Timeout | undefined;
   #ring: RingBuffer | undefined;
   #sweepTimer: NodeJS.Timeout | undefined;
@@ -283,6 +285,7 @@ export class Controller {
         turnsShown,
         kernelRefusal: this.#options.gate?.refusal,
         hazards: this.#options.gate?.hazards,
+        helperPorts: this.#helperPorts,
       },
       this.#policy,
       this.#bits,
@@ -491,6 +494,8 @@ export class Controller {
   /** The watchdog, and the housekeeping that may take its time. */
   #watch(): void {
     this.#refreshLearned();
+    // A module may have been loaded; connections made before have no helper of it.
+    this.#helperPorts = readHelperPorts();
     this.#watchBacklogs();
     this.#watchGuard();
     foldGoneCgroups(this.#datapath, this.#cgroups);
@@ -692,7 +697,7 @@ export function pairId(slot: number, control: Control): string {
 
 /** Why a pair is taken back that would be refused for this reason now. */
 function demotionFor(refusal: string): string {
-  if (refusal === 'policy' || refusal === 'observe' || refusal === 'kernel') return 'policy';
+  if (['policy', 'observe', 'kernel', 'helper'].includes(refusal)) return 'policy';
   return refusal === 'program' || refusal === 'learned' ? 'program' : 'reader';
 }
 

@@ -1,8 +1,7 @@
 /** The policy file in force and its reloads. */
 import { createHash } from 'node:crypto';
 import { EventEmitter } from 'node:events';
-
-import { type FSWatcher, watch } from 'chokidar';
+import { type StatsListener, statSync, unwatchFile, watchFile } from 'node:fs';
 
 import { EXIT, UserError } from '../errors.js';
 import { type CompiledPolicy, compilePolicy } from '../policy/evaluate.js';
@@ -34,6 +33,9 @@ export async function readPolicy(file: string | undefined): Promise<LoadedPolicy
   return { compiled: compilePolicy(result.policy), policy: result.policy, hash, warnings: result.warnings };
 }
 
+/** How often the file is looked at, and how long it must stand still to be read, milliseconds. */
+const POLL_INTERVAL = 250;
+
 interface SourceEvents {
   loaded: [LoadedPolicy];
   invalid: [string];
@@ -42,7 +44,8 @@ interface SourceEvents {
 /** Watches one file; an invalid version is reported and the old one stays in force. */
 export class PolicySource extends EventEmitter<SourceEvents> {
   readonly #file: string;
-  #watcher: FSWatcher | undefined;
+  readonly #changed: StatsListener;
+  #settling: NodeJS.Timeout | undefined;
   #hash: string;
   #busy: Promise<void> = Promise.resolve();
 
@@ -50,21 +53,18 @@ export class PolicySource extends EventEmitter<SourceEvents> {
     super();
     this.#file = file;
     this.#hash = current.hash;
+    this.#changed = (): void => {
+      this.#settle();
+    };
   }
 
-  /** Starts watching; resolves when changes are seen from now on. */
-  async watch(): Promise<void> {
-    // Editors and ConfigMaps replace the file: chokidar watches the directory entry.
-    const watcher = watch(this.#file, {
-      ignoreInitial: true,
-      awaitWriteFinish: { stabilityThreshold: 100, pollInterval: 20 },
-    });
-    this.#watcher = watcher;
-    const changed = (): void => {
-      void this.reload(false);
-    };
-    watcher.on('add', changed).on('change', changed);
-    await new Promise<void>((resolve) => watcher.once('ready', resolve));
+  /**
+   * Starts watching. By stat(2): a ConfigMap is a link to a link into a directory, of which the kubelet replaces the
+   * second and removes the third, and an inotify watch on either can be left looking at what is gone.
+   */
+  watch(): void {
+    watchFile(this.#file, { interval: POLL_INTERVAL }, this.#changed);
+    this.#settle(); // it may have changed since it was read
   }
 
   /** Reads the file again. @param always report it even if nothing changed */
@@ -83,7 +83,26 @@ export class PolicySource extends EventEmitter<SourceEvents> {
   }
 
   async close(): Promise<void> {
-    await this.#watcher?.close();
+    unwatchFile(this.#file, this.#changed);
+    clearTimeout(this.#settling);
     await this.#busy;
+  }
+
+  /** Half of a file that is being written could be a valid policy. */
+  #settle(): void {
+    clearTimeout(this.#settling);
+    this.#settling = setTimeout(() => {
+      if (wasJustWritten(this.#file)) this.#settle();
+      else void this.reload(false);
+    }, POLL_INTERVAL);
+  }
+}
+
+function wasJustWritten(file: string): boolean {
+  try {
+    const age = Date.now() - statSync(file).mtimeMs;
+    return age >= 0 && age < POLL_INTERVAL;
+  } catch {
+    return false; // reading it tells why
   }
 }

@@ -20,6 +20,7 @@ import {
   requirePinDir,
   requireRoot,
   WAKING_REMEDY,
+  wholeHost,
   whyNotWake,
   WITHOUT_WAKING,
 } from '../probe/host.js';
@@ -32,6 +33,7 @@ import { Activity } from './activity.js';
 import { Api } from './api.js';
 import { Controller } from './controller.js';
 import { type HttpSources, HttpServer, parseListenAddress } from './http.js';
+import { Notifier } from './notify.js';
 import { type LoadedPolicy, PolicySource, readPolicy } from './policy-source.js';
 import { WebConfigFile } from './web-config.js';
 
@@ -77,6 +79,7 @@ type End = 'signal' | 'taken down';
  */
 export async function up(options: UpOptions, environment: UpEnvironment): Promise<void> {
   const { log } = environment;
+  const notifier = new Notifier(log);
   // Signals count from the first moment on, also while things are being set up.
   const signals = new Signals();
   const policy = await readPolicy(options.policy);
@@ -88,7 +91,7 @@ export async function up(options: UpOptions, environment: UpEnvironment): Promis
   const sleeping = whyNotWake();
   if (sleeping !== undefined) log.warn(`${WITHOUT_WAKING}: ${sleeping}; ${WAKING_REMEDY}`);
   const root = cgroupRoot();
-  const cgroupDir = options.cgroup === undefined ? root : requireCgroup(options.cgroup);
+  const cgroupDir = options.cgroup === undefined ? wholeHost() : requireCgroup(options.cgroup);
   requireKernel(environment.kernel?.release ?? release());
 
   requirePinDir(options.pinDir);
@@ -104,7 +107,7 @@ export async function up(options: UpOptions, environment: UpEnvironment): Promis
     mountBpffsFor(options.pinDir);
     const lock = await acquireLock(options.pinDir);
     try {
-      await serve(options, { ...environment, policy, learned, root, cgroupDir, http, sources, signals });
+      await serve(options, { ...environment, policy, learned, root, cgroupDir, http, sources, signals, notifier });
     } finally {
       removeIfEmpty(options.pinDir);
       lock.release();
@@ -118,7 +121,10 @@ export async function up(options: UpOptions, environment: UpEnvironment): Promis
 /** @throws UserError if programs of ours that are not pinned in `pinDir` are attached to the cgroup. */
 function refuseSecondInstance(pinDir: string, cgroupDir: string): void {
   const own = isBpffsDirectory(pinDir) ? Datapath.pinnedProgramId(pinDir) : undefined;
-  if (attachedPrograms(cgroupDir, 'sock_ops').some(({ id, name }) => name === 'identify' && id !== own)) {
+  const others = attachedPrograms(cgroupDir, 'sock_ops').filter(({ id }) => id !== own);
+  // Programs have no names without CAP_SYS_ADMIN.
+  const beside = Datapath.programsPinnedBeside(pinDir);
+  if (others.some(({ id, name }) => name === 'identify' || beside.has(id))) {
     throw new UserError(
       `another instance is attached to ${cgroupDir}: take it down with its own --pin-dir, or give this one another --cgroup`,
     );
@@ -153,10 +159,12 @@ interface Context extends UpEnvironment {
   http: HttpServer;
   sources: HttpSources;
   signals: Signals;
+  notifier: Notifier;
 }
 
 async function serve(options: UpOptions, context: Context): Promise<void> {
-  const { log, say, sources, signals } = context;
+  const { log, say, sources, signals, notifier } = context;
+  notifier.status('trying the kernel out');
   const adopted = Datapath.pinState(options.pinDir) === 'complete' ? adopt(options, context) : undefined;
   const gate = await passGate(options, context, adopted);
   const datapath = adopted ?? load(options, context);
@@ -189,10 +197,12 @@ async function serve(options: UpOptions, context: Context): Promise<void> {
     },
     onSweep: () => {
       metrics.swept();
+      notifier.alive(standing);
     },
     onLeave: leave,
   });
-  const source = await followPolicy(options.policy, context, controller, metrics, datapath);
+  const standing = (): string => `attached to ${context.cgroupDir}, ${countPairs(controller.inserted, 'promoted ')}`;
+  const source = followPolicy(options.policy, context, controller, metrics, datapath);
   controller.start();
   const activity = new Activity(log, datapath.controllerCounters);
   sources.metrics = (format) => metrics.render(format);
@@ -204,6 +214,7 @@ async function serve(options: UpOptions, context: Context): Promise<void> {
     kernel: { name: kernel.name, bugs: knownBugs(kernel).bugs },
   });
   sources.notReady = () => undefined;
+  notifier.ready(standing());
   say(
     `${adopted !== undefined ? 'adopted the datapath at' : 'attached to'} ${context.cgroupDir}, pinned in ${options.pinDir}, ` +
       `metrics at ${context.http.origin}/metrics, dashboard at ${context.http.origin}/`,
@@ -212,6 +223,7 @@ async function serve(options: UpOptions, context: Context): Promise<void> {
   const end = await Promise.race([signals.ended, left]);
   sources.notReady = () => 'shutting down';
   activity.close();
+  notifier.stopping(end === 'signal' && !options.detachOnExit ? 'leaving the datapath in place' : 'draining');
   await source?.close();
   if (end === 'signal' && options.detachOnExit) {
     const kept = await controller.takeDown(options.timeout * 1000);
@@ -355,14 +367,14 @@ async function passGate(
 }
 
 /** Reloads on SIGHUP and on change; what is invalid is logged and leaves the old policy in force. */
-async function followPolicy(
+function followPolicy(
   file: string | undefined,
   context: Context,
   controller: Controller,
   metrics: Metrics,
   datapath: Datapath,
-): Promise<PolicySource | undefined> {
-  const { log, signals } = context;
+): PolicySource | undefined {
+  const { log, signals, notifier } = context;
   const show = (policy: LoadedPolicy): void => {
     metrics.setPolicy({ file: file ?? '(default)', hash: policy.hash, rules: policy.policy.rules.length });
   };
@@ -370,26 +382,34 @@ async function followPolicy(
   if (file === undefined) {
     signals.onReload = () => {
       log.info('SIGHUP: no policy file was given, nothing to reload');
+      notifier.reloading();
+      notifier.ready('no policy file was given, nothing to reload');
     };
     return undefined;
   }
   const source = new PolicySource(file, context.policy);
+  let result = '';
   source.on('loaded', (policy) => {
     for (const warning of policy.warnings) log.warn(formatProblem(warning));
     controller.applyPolicy(policy.compiled);
     datapath.controllerCounters.policyReloaded(true);
     show(policy);
     log.info({ file, hash: policy.hash, rules: policy.policy.rules.length }, 'policy reloaded');
+    result = 'policy reloaded';
   });
   source.on('invalid', (problems) => {
     datapath.controllerCounters.policyReloaded(false);
     metrics.policyFailed(problems);
-    log.error(`policy not reloaded, the old one stays in force: ${problems}`);
+    result = `policy not reloaded, the old one stays in force: ${problems}`;
+    log.error(result);
   });
   signals.onReload = () => {
-    void source.reload(true);
+    notifier.reloading();
+    void source.reload(true).then(() => {
+      notifier.ready(result);
+    });
   };
-  await source.watch();
+  source.watch();
   return source;
 }
 

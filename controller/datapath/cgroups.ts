@@ -1,5 +1,7 @@
 /** Names of cgroups. */
-import { cgroupPath } from '../../addon/index.js';
+import { join } from 'node:path';
+
+import { cgroupId, cgroupPath, NativeError } from '../../addon/index.js';
 
 const CACHE_LIMIT = 4096;
 
@@ -28,10 +30,22 @@ export class CgroupNames {
     return path;
   }
 
-  /** Asks the kernel and not the cache. */
+  /** Asks the kernel; the cache only tells where. */
   exists(id: bigint): boolean {
-    if (cgroupPath(id, this.#root) !== undefined) return true;
+    const known = this.#cache.get(id);
+    if (known === undefined) return this.path(id) !== undefined;
+    if (idAt(join(this.#root, known)) === id) return true;
     this.#cache.delete(id);
     return false;
+  }
+}
+
+/** The id of a cgroup directory; undefined if there is none. */
+function idAt(dir: string): bigint | undefined {
+  try {
+    return cgroupId(dir);
+  } catch (error) {
+    if (error instanceof NativeError && error.code === 'ENOENT') return undefined;
+    throw error;
   }
 }

@@ -6,7 +6,7 @@
  * without it is the rest of an interrupted start and holds no promoted socket.
  */
 import { existsSync, mkdirSync, readdirSync, rmdirSync, unlinkSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 
 import { BpfLink, BpfMap, BpfObject, NativeError, cgroupId, possibleCpus } from '../../addon/index.js';
 import { UserError } from '../errors.js';
@@ -15,7 +15,7 @@ import { PairTable, SIDES, type Side } from './pair-table.js';
 import { ControllerCounters, DEFAULT_TUNING, Settings } from './settings.js';
 
 /** Must equal SLIPSTREAM_ABI_VERSION in bpf/abi.h; a unit test compares them. */
-export const ABI_VERSION = 2;
+export const ABI_VERSION = 3;
 
 const MAP_NAMES = [
   'pairs',
@@ -111,6 +111,13 @@ export class Datapath {
     return programId;
   }
 
+  /** Ids of the sockops programs whose links are pinned in the directories beside this one. */
+  static programsPinnedBeside(pinDir: string): Set<number> {
+    const parent = dirname(resolve(pinDir));
+    const names = existsSync(parent) ? readdirSync(parent) : [];
+    return new Set(names.flatMap((name) => Datapath.pinnedProgramId(join(parent, name)) ?? []));
+  }
+
   /**
    * Loads, attaches and pins everything, or leaves nothing behind.
    * @throws NativeError with the verifier's reason; UserError if the host refuses.
@@ -136,13 +143,15 @@ export class Datapath {
         identify: object.program('identify').attachCgroup(options.cgroupDir),
       };
       if (pinDir !== undefined) for (const name of LINK_NAMES) links[name].pin(linkPin(pinDir, name));
-      const datapath = new Datapath(pinDir, new Layout(object), maps, links);
+      const datapath = new Datapath(pinDir, new Layout(BpfObject.open(options.objectFile)), maps, links);
       datapath.settings.maxPairs = options.maxPairs;
       datapath.settings.attachedCgroup = cgroupId(options.cgroupDir);
       datapath.settings.loadedNs = process.hrtime.bigint();
       datapath.settings.version = options.version;
       datapath.settings.tune(DEFAULT_TUNING);
       datapath.settings.abiVersion = ABI_VERSION;
+      // Its descriptor of the map `capture` would keep what a killed capture left there.
+      object.close();
       return datapath;
     } catch (error) {
       object.close();
@@ -181,6 +190,20 @@ export class Datapath {
   static removePinDir(pinDir: string): void {
     Datapath.removePins(pinDir);
     if (existsSync(pinDir) && readdirSync(pinDir).length === 0) rmdirSync(pinDir);
+  }
+
+  /**
+   * Where a capture puts its program: empty as long as none runs. Undefined if the programs were loaded by a version
+   * without. Close it, or that of a killed capture stays there.
+   */
+  captureProgram(): BpfMap | undefined {
+    return this.#maps.sockets.sockmapProgramMap('capture');
+  }
+
+  /** Lets another object's programs use the maps of this datapath. */
+  shareMaps(object: BpfObject): void {
+    const shared = new Set(object.mapNames());
+    for (const name of MAP_NAMES) if (shared.has(name)) object.reuseMap(name, this.#maps[name]);
   }
 
   /** The ring buffer of struct event. */

@@ -99,15 +99,16 @@ export class Layout {
   }
 }
 
-/** Typed access to an array of one structure in shared memory. */
+/** Typed access to an array of one structure, mostly in shared memory. */
 export class Records {
   readonly #view: DataView;
   readonly #stride: number;
   readonly #buffer: ArrayBuffer;
 
-  constructor(buffer: ArrayBuffer, stride: number) {
+  /** @param base where in the buffer the array begins */
+  constructor(buffer: ArrayBuffer, stride: number, base = 0) {
     this.#buffer = buffer;
-    this.#view = new DataView(buffer);
+    this.#view = new DataView(buffer, base);
     this.#stride = stride;
   }
 
@@ -159,7 +160,9 @@ export class Records {
 
   /** The bytes of a member, copied. */
   bytes(index: number, field: Field): Buffer {
-    return Buffer.from(Buffer.from(this.#buffer, index * this.#stride + field.offset, field.size));
+    return Buffer.from(
+      Buffer.from(this.#buffer, this.#view.byteOffset + index * this.#stride + field.offset, field.size),
+    );
   }
 
   /** A NUL-terminated string. */
@@ -170,14 +173,14 @@ export class Records {
   }
 
   setText(index: number, field: Field, text: string): void {
-    const bytes = Buffer.from(this.#buffer, index * this.#stride + field.offset, field.size);
+    const bytes = Buffer.from(this.#buffer, this.#view.byteOffset + index * this.#stride + field.offset, field.size);
     bytes.fill(0);
     bytes.write(text.slice(0, field.size - 1), 'utf8');
   }
 
   /** Compare-and-swap of a 32-bit member; true if it held `from`. */
   exchange(index: number, field: Field, from: number, to: number): boolean {
-    const words = new Int32Array(this.#buffer, index * this.#stride + field.offset, 1);
+    const words = new Int32Array(this.#buffer, this.#view.byteOffset + index * this.#stride + field.offset, 1);
     return Atomics.compareExchange(words, 0, from | 0, to | 0) === (from | 0);
   }
 }

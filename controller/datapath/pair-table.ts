@@ -419,7 +419,8 @@ export function decodeControl(word: number): Control {
   };
 }
 
-function isMapped(bytes: Buffer): boolean {
+/** Whether 16 address bytes are an IPv4 address. */
+export function isMapped(bytes: Buffer): boolean {
   return bytes.subarray(0, 10).every((byte) => byte === 0) && bytes[10] === 0xff && bytes[11] === 0xff;
 }
 

@@ -1,5 +1,6 @@
 /** Whether a candidate is promoted. Pure: facts in, verdict out. */
 import { type CompiledPolicy, decidePair, excludedProgram } from '../policy/evaluate.js';
+import { builtInHelperPorts, unnamedHelperPort } from '../policy/helper-ports.js';
 import type { Hazard } from '../policy/programs.js';
 
 /** Bits of reader.evidence by name (enum evidence in bpf/abi.h). */
@@ -24,6 +25,8 @@ export interface CandidateFacts {
   kernelRefusal: string | undefined;
   /** Hazards of programs on this kernel; undefined: all of them. */
   hazards?: ReadonlySet<Hazard> | undefined;
+  /** TCP ports of conntrack helpers; undefined: the built-in ones. */
+  helperPorts?: ReadonlySet<number> | undefined;
 }
 
 /** When a refused pair may become a candidate again. */
@@ -56,6 +59,11 @@ export function judgeCandidate(facts: CandidateFacts, policy: CompiledPolicy, bi
   if (facts.kernelRefusal !== undefined) return { kind: 'refuse', reason: 'kernel', retry: 'never' };
   if (facts.ends.some((end) => excludedProgram(policy, end.program, facts.hazards) !== undefined)) {
     return { kind: 'refuse', reason: 'program', retry: 'policy' };
+  }
+  // A helper between the ends sees the port of either end as either end does, or another one (NAT): any of the four counts.
+  const helperPorts = facts.helperPorts ?? builtInHelperPorts;
+  if (facts.ends.some((end) => unnamedHelperPort(policy, end, helperPorts) !== undefined)) {
+    return { kind: 'refuse', reason: 'helper', retry: 'policy' };
   }
   if (facts.ends.some(({ learned }) => learned)) return { kind: 'refuse', reason: 'learned', retry: 'policy' };
   const evidence = client.evidence | server.evidence;

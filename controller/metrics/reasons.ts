@@ -18,6 +18,7 @@ export const REASONS = {
     gone: 'an end was gone',
     kernel: 'the kernel gate forbids it',
     learned: 'a reader of this program left redirected data unread',
+    helper: 'a port at which a firewall reads along (conntrack helper)',
   },
   slipstream_demotions_total: {
     stream: 'turned into a one-way stream',
@@ -46,12 +47,13 @@ export const REASONS = {
     peer: 'the peer is not where it was',
     lost: 'the peer left at that moment',
     keepalive: 'one a second, for timers that only TCP feeds',
+    unacknowledged: 'earlier TCP bytes were read, but not acknowledged yet',
   },
   slipstream_unpaired_total: {
     remote_server: 'the server is elsewhere',
     remote_client: 'the client is elsewhere',
     table_full: 'the pair table is full: raise --max-pairs',
-    repair: 'a socket in repair mode',
+    repair: 'a socket in repair mode, or forged numbers',
     mptcp: 'Multipath TCP',
     storage: 'no memory for the socket storage',
     released: 'the client closed at once',

@@ -1,8 +1,10 @@
 import { cgroupMatcher, programMatcher } from './glob.js';
 import type { Matcher } from './glob.js';
+import { containerMatcher, podMatcher, unitMatcher } from './name-patterns.js';
+import { type Name, namesOf } from './names.js';
 import { allHazards, builtInPrograms } from './programs.js';
 import type { Hazard } from './programs.js';
-import { actions } from './schema.js';
+import { actions, hasPlaceCondition } from './schema.js';
 import type { Action, Policy, Rule } from './schema.js';
 
 /** One end of a connection. */
@@ -38,7 +40,7 @@ interface CompiledRule {
   readonly decision: Decision;
   readonly ports: Rule['ports'];
   readonly runs: Matcher | undefined;
-  /** Whether there is a cgroup condition; `rulesOfCgroup` tells whether it holds. */
+  /** Whether there are conditions on the cgroup or its names; `rulesOfCgroup` tells whether they hold. */
   readonly asksCgroup: boolean;
 }
 
@@ -56,7 +58,7 @@ export interface ExcludedProgram {
 export interface CompiledPolicy {
   readonly defaults: Decision;
   readonly rules: readonly CompiledRule[];
-  /** The rules whose cgroup condition holds for a path. */
+  /** The rules whose conditions on the cgroup and its names hold for a path. */
   readonly rulesOfCgroup: (path: string) => ReadonlySet<string>;
   /** Place of each rule in the file, by name. */
   readonly order: ReadonlyMap<string, number>;
@@ -69,7 +71,7 @@ const rememberedCgroups = 4096;
 /** Prepares a policy for `decide` and the other functions here. */
 export function compilePolicy(policy: Policy): CompiledPolicy {
   const defaults = { ...policy.defaults, rule: 'defaults' };
-  const cgroups = policy.rules.map(({ name, cgroup = [] }) => ({ name, matches: anyOf(cgroup.map(cgroupMatcher)) }));
+  const places = policy.rules.map((rule) => ({ name: rule.name, matches: placeMatcher(rule) }));
   // The policy's exclusions first: they hold on every kernel, the built-in ones only where the hazard is.
   const exclusions: ExcludedProgram[] = [
     ...policy.exclude.programs.map((program) => ({
@@ -91,12 +93,12 @@ export function compilePolicy(policy: Policy): CompiledPolicy {
       },
       ports: rule.ports,
       runs: rule.programs && anyOf(rule.programs.map(programMatcher)),
-      asksCgroup: rule.cgroup !== undefined,
+      asksCgroup: hasPlaceCondition(rule),
     })),
-    rulesOfCgroup: remember(
-      rememberedCgroups,
-      (path) => new Set(cgroups.filter(({ matches }) => matches(path)).map(({ name }) => name)),
-    ),
+    rulesOfCgroup: remember(rememberedCgroups, (path) => {
+      const names = namesOf(path);
+      return new Set(places.filter(({ matches }) => matches(path, names)).map(({ name }) => name));
+    }),
     order: new Map(policy.rules.map(({ name }, index) => [name, index])),
     excluded: exclusions.map((exclusion) => ({ matches: programMatcher(exclusion.program), exclusion })),
   };
@@ -176,10 +178,19 @@ function stricter({ order }: CompiledPolicy, a: Decision, b: Decision): Decision
   };
 }
 
+/** Whether those conditions of a rule hold that a cgroup's path, with the names in it, answers. */
+function placeMatcher({ cgroup, unit, container, pod }: Rule): (path: string, names: readonly Name[]) => boolean {
+  const inCgroup = cgroup && anyOf(cgroup.map(cgroupMatcher));
+  const named = [unit?.map(unitMatcher), container?.map(containerMatcher), pod?.map(podMatcher)]
+    .filter((matchers) => matchers !== undefined)
+    .map(anyOf);
+  return (path, names) => (inCgroup?.(path) ?? true) && named.every((matches) => matches(names));
+}
+
 const anyOf =
-  (matchers: readonly Matcher[]): Matcher =>
-  (text) =>
-    matchers.some((matches) => matches(text));
+  <T>(matchers: readonly ((value: T) => boolean)[]) =>
+  (value: T): boolean =>
+    matchers.some((matches) => matches(value));
 
 /** Remembers the results of the most recently used keys. */
 function remember<V>(limit: number, compute: (key: string) => V): (key: string) => V {

@@ -3,9 +3,11 @@ import { comm, commBytes } from './programs.js';
 /** Tells whether a text matches. */
 export type Matcher = (text: string) => boolean;
 
-const wildcard = /[*?[]/;
+/** What makes a text a pattern. */
+export const wildcard = /[*?[]/;
 const set = /\[([!^]?)(\][^\]]*|[^\]]+)\]/;
-const sets = new RegExp(set, 'g');
+/** Every set of a pattern. */
+export const sets = new RegExp(set, 'g');
 const tokens = new RegExp(`${set.source}|\\*+|[^]`, 'gu');
 const longestPattern = 4096;
 
@@ -14,7 +16,7 @@ const longestPattern = 4096;
  * systemd writes names such as `dev-disk\x2d1.swap`. The glob packages take paths and give `\`, `{`, `(`, `!` and `@(`
  * meanings that cgroup names must not have.
  */
-function glob(pattern: string): Matcher {
+export function glob(pattern: string): Matcher {
   const source = pattern.replace(tokens, (token, not?: string, members?: string) => {
     if (members !== undefined) return `[${not ? '^' : ''}${members.replace(/[\\\][^]/g, '\\$&')}]`;
     if (token.startsWith('*')) return '.*';
@@ -25,7 +27,7 @@ function glob(pattern: string): Matcher {
 }
 
 /** What is wrong with any pattern, as the end of a sentence with its remedy. */
-function patternProblem(pattern: string): string | undefined {
+export function patternProblem(pattern: string): string | undefined {
   if (pattern.length > longestPattern) return `is longer than ${longestPattern} characters: shorten it`;
   if (pattern.replace(sets, '').includes('[')) return "has a '[' without its ']': close it, or write [[] for a bracket";
   try {

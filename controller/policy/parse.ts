@@ -1,5 +1,5 @@
 import type { z } from 'zod';
-import { policySchema, policyVersion, unknownKey } from './schema.js';
+import { hasCondition, policySchema, policyVersion, unknownKey } from './schema.js';
 import type { Policy } from './schema.js';
 import { quote } from './words.js';
 import { readYaml } from './yaml.js';
@@ -66,7 +66,7 @@ function specific(issue: z.core.$ZodIssue): z.core.$ZodIssue[] {
 
 /** Rules behind one that matches everything. */
 function unreachable({ rules }: Policy): { index: number; message: string }[] {
-  const last = rules.findIndex(({ cgroup, ports, programs }) => !cgroup && !ports && !programs);
+  const last = rules.findIndex((rule) => !hasCondition(rule));
   const name = quote(rules[last]?.name ?? '');
   return rules.flatMap((rule, index) =>
     last < 0 || index <= last

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { cgroupProblem, programProblem } from './glob.js';
+import { containerProblem, podProblem, unitProblem } from './name-patterns.js';
 import { formatSize, parseSize, sizePattern } from './size.js';
 import { anyOf, quote, suggest } from './words.js';
 
@@ -55,6 +56,9 @@ const backlog = z
 const cgroup = checkedText('cgroup', 'a cgroup must be a text: write a path such as /system.slice', cgroupProblem).meta(
   { pattern: '^/' },
 );
+const unit = checkedText('unit', 'a unit must be a text: write for example redis.service', unitProblem);
+const container = checkedText('container', 'a container must be a text: put its id in quotes', containerProblem);
+const pod = checkedText('pod', 'a pod must be a text: put its uid in quotes', podProblem);
 const program = checkedText('program', programHelp, programProblem);
 
 const port = z
@@ -82,17 +86,22 @@ const rule = z
   .strictObject(
     {
       name: name.meta({ description: 'Unique; shown by explain, pairs and policy test.' }),
-      cgroup: z
-        .union(
-          [cgroup, nonEmpty('cgroup', cgroup)],
-          'cgroup must be a path or a list of paths: write for example /system.slice',
-        )
-        .transform((paths) => [paths].flat())
-        .optional()
-        .meta({
-          description:
-            'Paths below the cgroup v2 root, each with its whole subtree. * and ? stay within a path segment, ** as a whole segment spans any number of them, [abc] and [!abc] are sets; a backslash is literal (but not in the double quotes of YAML).',
-        }),
+      cgroup: oneOrMany('cgroup', cgroup, 'a path or a list of paths: write for example /system.slice').meta({
+        description:
+          'Paths below the cgroup v2 root, each with its whole subtree. * and ? stay within a path segment, ** as a whole segment spans any number of them, [abc] and [!abc] are sets; a backslash is literal (but not in the double quotes of YAML).',
+      }),
+      unit: oneOrMany('unit', unit, 'a unit or a list of units: write for example redis.service').meta({
+        description:
+          'Units of systemd, slices and user units among them, each with all that runs in it; without a type it is a service. * ? [abc] and [!abc] as in cgroup.',
+      }),
+      container: oneOrMany('container', container, 'an id or a list of ids: put it in quotes').meta({
+        description:
+          'Containers by id, the first 12 digits of it or more, or a glob; each with all that runs in it, containers too.',
+      }),
+      pod: oneOrMany('pod', pod, 'a uid or a list of uids: put it in quotes').meta({
+        description:
+          'Pods by uid or a glob; of a static pod, its annotation kubernetes.io/config.hash. Pods of Podman by their whole id.',
+      }),
       ports: nonEmpty('ports', port).optional().meta({ description: "Either end's port." }),
       programs: nonEmpty('programs', program).optional().meta({
         description: 'Names or globs of the reading process, as in /proc/PID/comm; only 15 bytes count.',
@@ -150,9 +159,19 @@ export const policySchema = z
   )
   .meta({ title: 'slipstream-bpf policy' });
 
-/** A complete policy: sizes in bytes, ports as inclusive ranges, cgroups as a list. */
+/** A complete policy: sizes in bytes, ports as inclusive ranges, conditions as lists. */
 export type Policy = z.output<typeof policySchema>;
 export type Rule = Policy['rules'][number];
+
+/** Whether a rule asks for the cgroup of an end. */
+export function hasPlaceCondition({ cgroup, unit, container, pod }: Rule): boolean {
+  return [cgroup, unit, container, pod].some((condition) => condition !== undefined);
+}
+
+/** Whether a rule is for some ends only. */
+export function hasCondition(rule: Rule): boolean {
+  return hasPlaceCondition(rule) || rule.ports !== undefined || rule.programs !== undefined;
+}
 
 /** What holds without a policy file: every safe pair on the host is accelerated. */
 export const defaultPolicy: Policy = policySchema.parse({ version: policyVersion });
@@ -173,6 +192,14 @@ function checkedText(kind: string, help: string, problem: (text: string) => stri
   return z.string(help).refine((text) => problem(text) === undefined, {
     error: ({ input }) => `${kind} ${quote(String(input))} ${problem(String(input)) ?? ''}`,
   });
+}
+
+/** A condition on the end's cgroup, read as a list. */
+function oneOrMany<T extends z.ZodType<string>>(key: string, element: T, what: string) {
+  return z
+    .union([element, nonEmpty(key, element)], `${key} must be ${what}`)
+    .transform((values) => [values].flat())
+    .optional();
 }
 
 function nonEmpty<T extends z.ZodType>(key: string, element: T) {

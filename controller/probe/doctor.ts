@@ -10,8 +10,11 @@ import { GateError, type GateResult, runGate } from './gate.js';
 import {
   BPF_ROOT,
   isBpffsDirectory,
+  isHostCgroupRoot,
   missingCapabilities,
   mountedCgroupRoot,
+  PART_OF_CGROUPS,
+  PART_OF_CGROUPS_REMEDY,
   WAKING_REMEDY,
   whyNotWake,
   WITHOUT_WAKING,
@@ -20,7 +23,7 @@ import { FEATURES, missingFeature } from './kernel.js';
 import { kernelNames, parseKernel } from './kernel-version.js';
 import { knownBugs } from './known-bugs.js';
 
-/** `skipped`: an earlier failure leaves nothing to ask. */
+/** `skipped`: an earlier failure, or a container, leaves nothing to ask. */
 export type CheckStatus = 'ok' | 'warn' | 'fail' | 'skipped';
 
 export interface Check {
@@ -72,18 +75,25 @@ function checkPrivileges(): Check {
   const missing = missingCapabilities(readFileSync('/proc/self/status', 'utf8'));
   return missing.length === 0
     ? ok('privileges', 'root with all that BPF needs')
-    : fail('privileges', `root without ${missing.join(', ')}`, 'run it on the host, or in a privileged container');
+    : fail(
+        'privileges',
+        `root without ${missing.join(', ')}`,
+        'run it on the host, or give the container what docs/operations.md lists',
+      );
 }
 
 function checkCgroups(): Check {
   const root = mountedCgroupRoot();
-  return root === undefined
-    ? fail(
-        'cgroup v2',
-        'not mounted',
-        'mount it with "mount -t cgroup2 none /sys/fs/cgroup/unified" or boot with systemd.unified_cgroup_hierarchy=1',
-      )
-    : ok('cgroup v2', `mounted at ${root}`);
+  if (root === undefined) {
+    return fail(
+      'cgroup v2',
+      'not mounted',
+      'mount it with "mount -t cgroup2 none /sys/fs/cgroup/unified" or boot with systemd.unified_cgroup_hierarchy=1',
+    );
+  }
+  return isHostCgroupRoot(root)
+    ? ok('cgroup v2', `mounted at ${root}`)
+    : warn('cgroup v2', `${PART_OF_CGROUPS}, at ${root}`, PART_OF_CGROUPS_REMEDY);
 }
 
 function checkBpffs(pinDir: string): Check {
@@ -112,7 +122,9 @@ function checkMemory(): Check {
   const read = (file: string): string => (existsSync(file) ? readFileSync(file, 'utf8') : '');
   const used = Number(/^TCP:.* mem (\d+)/m.exec(read('/proc/net/sockstat'))?.[1] ?? 0);
   const pressure = Number(read('/proc/sys/net/ipv4/tcp_mem').split(/\s+/)[1] ?? 0);
-  const share = pressure > 0 ? Math.round((100 * used) / pressure) : 0;
+  // Only the host's network namespace has it.
+  if (pressure === 0) return skipped('TCP memory', "net.ipv4.tcp_mem is not shown in a container's network");
+  const share = Math.round((100 * used) / pressure);
   const detail = `TCP uses ${String(share)} % of the memory from which on messages are not redirected`;
   return share < 80
     ? ok('TCP memory', detail)
@@ -124,9 +136,10 @@ function checkCgroupPrograms(pinDir: string): Check {
   const root = mountedCgroupRoot() ?? '';
   const own = isBpffsDirectory(pinDir) ? Datapath.pinnedProgramId(pinDir) : undefined;
   const others = attachedPrograms(root, 'sock_ops').filter(({ id }) => id !== own);
-  const names = others.map(({ id, name }) => `${name} (${String(id)})`).join(', ');
+  const names = others.map(({ id, name }) => `${name ?? 'no name without CAP_SYS_ADMIN'} (${String(id)})`).join(', ');
   if (others.length === 0) return ok('other programs', `no other sockops program at ${root}`);
-  return others.some(({ name }) => name === 'identify')
+  const beside = Datapath.programsPinnedBeside(pinDir);
+  return others.some(({ id, name }) => name === 'identify' || beside.has(id))
     ? warn(
         'other programs',
         `another instance of this datapath is attached to ${root}`,
@@ -169,7 +182,8 @@ async function checkGate(options: DoctorOptions): Promise<Check[]> {
       ),
     ];
   }
-  const where = result.privateNetwork === true ? 'in a network of its own' : "on the host's loopback";
+  const where =
+    result.privateNetwork === true ? 'in a network of its own' : 'on the loopback of this network namespace';
   return [
     ok('self-test', `run on real connections ${where} in ${result.milliseconds.toFixed(0)} ms`),
     ...result.findings.map(({ id, status, detail }): Check => {

@@ -38,8 +38,8 @@ export class GateSockets {
     this.#closed.catch(() => undefined);
   }
 
-  /** Starts it inside a cgroup. @throws SocketsError */
-  static async start(program: string, cgroupDir: string): Promise<GateSockets> {
+  /** Starts it inside a cgroup; undefined: that of this process. @throws SocketsError */
+  static async start(program: string, cgroupDir: string | undefined): Promise<GateSockets> {
     const child = spawn(program, [], { stdio: 'pipe', cwd: '/' });
     try {
       await once(child, 'spawn');
@@ -47,6 +47,7 @@ export class GateSockets {
       throw new SocketsError(`${program} does not start (${(error as NodeJS.ErrnoException).code ?? String(error)})`);
     }
     const sockets = new GateSockets(child);
+    if (cgroupDir === undefined) return sockets;
     try {
       // It makes its first socket when it is told to.
       writeFileSync(join(cgroupDir, 'cgroup.procs'), String(child.pid));

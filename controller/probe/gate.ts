@@ -17,6 +17,7 @@ import { compilePolicy } from '../policy/evaluate.js';
 import { defaultPolicy } from '../policy/schema.js';
 import { type Finding, type FindingStatus, gateMasks, type Probe, PROBES } from './findings.js';
 import { GateSockets, SocketsAnswer, SocketsError } from './gate-sockets.js';
+import { inCgroupNamespace, ownCgroup } from './host.js';
 import { kernelNames, type KernelNames, type KernelVersion, parseKernel } from './kernel-version.js';
 import { type BugReport, knownBugs, remedyRelease } from './known-bugs.js';
 
@@ -63,7 +64,8 @@ const SMALL = 64;
 const MESSAGE = 1000;
 const CLIENT: Side = 0;
 const SERVER: Side = 1;
-const MAX_PAIRS = 16;
+/** More than the connections made here: where the cgroup is not a private one, it may see others. */
+const MAX_PAIRS = 64;
 
 /**
  * Runs the self-test and looks the release up.
@@ -73,7 +75,7 @@ export async function runGate(options: GateOptions): Promise<GateResult> {
   const start = performance.now();
   const kernel = parseKernel(options.kernel ?? kernelNames());
   const bugs = knownBugs(kernel);
-  const cgroup = makeCgroup(options);
+  const cgroup = gateCgroup(options);
   let lab: Lab | undefined;
   try {
     lab = await Lab.open(options, cgroup);
@@ -91,7 +93,7 @@ export async function runGate(options: GateOptions): Promise<GateResult> {
     throw error;
   } finally {
     await lab?.close();
-    rmdirSync(cgroup);
+    if (cgroup.made) rmdirSync(cgroup.dir);
   }
 }
 
@@ -132,21 +134,33 @@ export function removeGateLeftovers(dirs: readonly string[]): void {
   }
 }
 
-function makeCgroup({ cgroupRoot, cgroupDir }: GateOptions): string {
+interface GateCgroup {
+  readonly dir: string;
+  /** It is for the gate alone. */
+  readonly made: boolean;
+}
+
+/**
+ * A new cgroup. A container may neither make one outside its own, nor move a process there; then its own will do, which
+ * has the processes of the container only.
+ */
+function gateCgroup({ cgroupRoot, cgroupDir }: GateOptions): GateCgroup {
   const parents = [cgroupRoot, cgroupDir];
   removeGateLeftovers(parents);
-  let reason = '';
-  for (const parent of parents) {
+  let reason = 'inside a cgroup namespace';
+  for (const parent of inCgroupNamespace() ? [] : parents) {
     const dir = join(parent, `${CGROUP_PREFIX}${String(process.pid)}`);
     try {
       mkdirSync(dir);
-      return dir;
+      return { dir, made: true };
     } catch (error) {
       reason = (error as NodeJS.ErrnoException).code ?? String(error);
       // Of an earlier process with this number.
-      if (reason === 'EEXIST') return dir;
+      if (reason === 'EEXIST') return { dir, made: true };
     }
   }
+  const own = ownCgroup(cgroupRoot);
+  if (own !== undefined) return { dir: own, made: false };
   throw new GateError(`no cgroup can be made in ${parents.join(' or ')} (${reason})`);
 }
 
@@ -192,16 +206,20 @@ class Lab {
     }, timeout);
   }
 
-  static async open(options: GateOptions, cgroup: string): Promise<Lab> {
+  static async open(options: GateOptions, cgroup: GateCgroup): Promise<Lab> {
     const datapath = Datapath.load({
       objectFile: options.objectFile,
       pinDir: undefined,
-      cgroupDir: cgroup,
+      cgroupDir: cgroup.dir,
       maxPairs: MAX_PAIRS,
       version: 'gate',
     });
     try {
-      return new Lab(options, datapath, await GateSockets.start(options.socketsProgram, cgroup));
+      return new Lab(
+        options,
+        datapath,
+        await GateSockets.start(options.socketsProgram, cgroup.made ? cgroup.dir : undefined),
+      );
     } catch (error) {
       datapath.remove();
       throw error;

@@ -1,8 +1,8 @@
 /** The host's set-up: privileges, cgroup v2, the BPF file system. */
-import { existsSync, readFileSync, readlinkSync, statSync } from 'node:fs';
-import { dirname, resolve } from 'node:path';
+import { existsSync, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
 
-import { fileSystemType, mountBpf, NativeError } from '../../addon/index.js';
+import { cgroupId, fileSystemType, mountBpf, NativeError } from '../../addon/index.js';
 import { EXIT, UserError } from '../errors.js';
 
 /** Where systemd mounts the BPF file system. */
@@ -14,6 +14,10 @@ const CAP_SYS_ADMIN = 21n;
 const CAP_SYS_PTRACE = 19n;
 /** PROC_PID_INIT_INO of include/linux/proc_ns.h. */
 const INITIAL_PID_NAMESPACE = 'pid:[4026531836]';
+/** PROC_CGROUP_INIT_INO of the same. */
+const INITIAL_CGROUP_NAMESPACE = 'cgroup:[4026531835]';
+/** The root of the hierarchy has the first id that kernfs gives (kernfs_create_root). */
+const ROOT_CGROUP_ID = 1n;
 const CAPABILITIES = { CAP_NET_ADMIN: 12n, CAP_PERFMON: 38n, CAP_BPF: 39n };
 
 /** @throws UserError unless run by root with root's power over BPF. */
@@ -25,7 +29,7 @@ export function requireRoot(command: string): void {
   if (missing.length > 0) {
     throw new UserError(
       `${command} needs ${missing.join(', ')}, which root has been deprived of here: run it on the host, ` +
-        'or in a privileged container',
+        'or give the container what docs/operations.md lists',
     );
   }
 }
@@ -95,10 +99,24 @@ function mounts(): Mount[] {
   return parseMounts(readFileSync('/proc/self/mountinfo', 'utf8'));
 }
 
-/** Where cgroup v2 is mounted; undefined if it is not. */
+/**
+ * Where cgroup v2 is mounted; undefined if it is not. A container has its own part of it at the usual place: where the
+ * host's root is mounted, too, this is that.
+ */
 export function mountedCgroupRoot(): string | undefined {
-  return mounts().find((mount) => mount.type === 'cgroup2' && isType(mount.point, 'cgroup2'))?.point;
+  const found = mounts().filter((mount) => mount.type === 'cgroup2' && isType(mount.point, 'cgroup2'));
+  return (found.find(({ point }) => isHostCgroupRoot(point)) ?? found[0])?.point;
 }
+
+/** Whether this is the root of the host's cgroup v2 and not the part that a container is shown. */
+export function isHostCgroupRoot(root: string): boolean {
+  return cgroupId(root) === ROOT_CGROUP_ID;
+}
+
+/** What is missing in a container that sees its own part of the cgroup v2 only, and what to do. */
+export const PART_OF_CGROUPS = "only this container's part of the host's cgroups is mounted";
+const MOUNT_HOST_CGROUPS = "mount the host's /sys/fs/cgroup into the container, read-only will do";
+export const PART_OF_CGROUPS_REMEDY = `${MOUNT_HOST_CGROUPS}, or name what to accelerate with --cgroup`;
 
 /**
  * Where cgroup v2 is mounted, on pure and on hybrid hosts.
@@ -109,9 +127,57 @@ export function cgroupRoot(): string {
   if (found !== undefined) return found;
   throw new UserError(
     'no cgroup v2 file system is mounted: mount one with "mount -t cgroup2 none /sys/fs/cgroup/unified" ' +
-      'or boot with systemd.unified_cgroup_hierarchy=1; nothing was attached',
+      `or boot with systemd.unified_cgroup_hierarchy=1; in a container ${MOUNT_HOST_CGROUPS}; nothing was attached`,
     EXIT.unsupported,
   );
+}
+
+/**
+ * The whole of what can be accelerated.
+ * @throws UserError (exit code 3) if that is not in sight.
+ */
+export function wholeHost(): string {
+  const root = cgroupRoot();
+  if (isHostCgroupRoot(root)) return root;
+  throw new UserError(
+    `${PART_OF_CGROUPS}, at ${root}: ${PART_OF_CGROUPS_REMEDY}; nothing was attached`,
+    EXIT.unsupported,
+  );
+}
+
+/** Whether this process has a cgroup namespace of its own, as containers have. */
+export function inCgroupNamespace(): boolean {
+  return readlinkSync('/proc/self/ns/cgroup') !== INITIAL_CGROUP_NAMESPACE;
+}
+
+/**
+ * The directory of the cgroup that this process is in; undefined if that is the root, or out of sight.
+ * @param root where the cgroup v2 is mounted
+ */
+export function ownCgroup(root: string): string | undefined {
+  // Inside a namespace paths are told from its own root, which says nothing of where that is.
+  if (inCgroupNamespace()) return cgroupOf(process.pid, root);
+  const path = /^0::\/(.+)$/m.exec(readFileSync('/proc/self/cgroup', 'utf8'))?.[1];
+  return path !== undefined && existsSync(join(root, path)) ? join(root, path) : undefined;
+}
+
+/** The cgroup below `dir` with this process. */
+function cgroupOf(pid: number, dir: string): string | undefined {
+  for (const entry of directories(dir)) {
+    const child = join(dir, entry);
+    if (readIfThere(join(child, 'cgroup.procs'))?.split('\n').includes(String(pid)) === true) return child;
+    const found = cgroupOf(pid, child);
+    if (found !== undefined) return found;
+  }
+  return undefined;
+}
+
+function directories(dir: string): string[] {
+  try {
+    return readdirSync(dir, { withFileTypes: true }).flatMap((entry) => (entry.isDirectory() ? [entry.name] : []));
+  } catch {
+    return []; // removed meanwhile
+  }
 }
 
 /** @throws UserError (exit code 2) unless this is a directory of a cgroup v2. */
@@ -185,7 +251,7 @@ export function mountBpffsFor(pinDir: string): void {
     const reason = error instanceof NativeError ? error.code : String(error);
     throw new UserError(
       `the BPF file system is not mounted and mounting it at ${BPF_ROOT} failed (${reason}): ` +
-        `mount it with "mount -t bpf bpf ${BPF_ROOT}"`,
+        `mount it with "mount -t bpf bpf ${BPF_ROOT}" on the host`,
       EXIT.unsupported,
       { cause: error },
     );

@@ -4,6 +4,9 @@ import stringWidth from 'string-width';
 import type { CgroupNames } from '../datapath/cgroups.js';
 import type { Datapath } from '../datapath/datapath.js';
 import { type PairRecord, SIDES, type State, STATES } from '../datapath/pair-table.js';
+import { type Container, innermost, namesOf, type Pod } from '../policy/names.js';
+import { shortName } from './short-name.js';
+import { GONE } from './totals.js';
 
 export interface EndRow {
   address: string;
@@ -14,6 +17,10 @@ export interface EndRow {
   program: string | null;
   /** Path below the cgroup v2 root; null once it is gone. */
   cgroup: string | null;
+  /** The innermost unit, container and pod that this path names. */
+  unit: string | null;
+  container: Pick<Container, 'id' | 'engine'> | null;
+  pod: Pick<Pod, 'uid' | 'qos'> | null;
   netns: number;
 }
 
@@ -56,6 +63,7 @@ export function pairRows(datapath: Datapath, cgroups: CgroupNames, state?: State
 export function toRow(record: PairRecord, cgroups: CgroupNames, now: bigint): PairRow {
   const [client, server] = SIDES.map((side): EndRow => {
     const end = record.ends[side];
+    const cgroup = cgroups.path(end.cgroupId) ?? null;
     return {
       address: end.address,
       port: end.port,
@@ -63,7 +71,8 @@ export function toRow(record: PairRecord, cgroups: CgroupNames, now: bigint): Pa
       remotePort: end.remotePort,
       pid: end.pid || null,
       program: end.program || null,
-      cgroup: cgroups.path(end.cgroupId) ?? null,
+      cgroup,
+      ...innermostNames(cgroup),
       netns: end.netns,
     };
   }) as [EndRow, EndRow];
@@ -82,6 +91,17 @@ export function toRow(record: PairRecord, cgroups: CgroupNames, now: bigint): Pa
     server,
     toServer,
     toClient,
+  };
+}
+
+function innermostNames(cgroup: string | null): Pick<EndRow, 'unit' | 'container' | 'pod'> {
+  const names = namesOf(cgroup ?? '/');
+  const container = innermost(names, 'container');
+  const pod = innermost(names, 'pod');
+  return {
+    unit: innermost(names, 'unit')?.name ?? null,
+    container: container ? { id: container.id, engine: container.engine } : null,
+    pod: pod ? { uid: pod.uid, qos: pod.qos } : null,
   };
 }
 
@@ -107,7 +127,7 @@ export function renderPairs(rows: readonly PairRow[]): string {
     String(row.toServer.redirectedMessages + row.toClient.redirectedMessages),
     String(row.toServer.passedMessages + row.toClient.passedMessages),
     row.reason ?? '-',
-    `${row.client.cgroup ?? '(gone)'} > ${row.server.cgroup ?? '(gone)'}`,
+    [row.client, row.server].map(({ cgroup }) => (cgroup === null ? GONE : shortName(cgroup))).join(' > '),
   ]);
   return renderTable([COLUMNS, ...cells]);
 }

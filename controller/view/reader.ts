@@ -9,18 +9,23 @@ export interface Reading {
   cgroups: CgroupNames;
 }
 
-/** @throws UserError if nothing is pinned there. */
-export function withDatapath<T>(pinDir: string, objectFile: string, read: (reading: Reading) => T): T {
+/** The datapath is the caller's to close. @throws UserError if nothing is pinned there. */
+export function openDatapath(pinDir: string, objectFile: string): Reading {
   requireRoot('reading the datapath');
   if (!isBpffsDirectory(pinDir) || Datapath.pinState(pinDir) !== 'complete') {
     throw new UserError(
       `no datapath is loaded in ${pinDir}: start one with "slipstream-bpf up", or give its --pin-dir`,
     );
   }
-  const datapath = Datapath.adopt(objectFile, pinDir);
+  return { datapath: Datapath.adopt(objectFile, pinDir), cgroups: new CgroupNames(cgroupRoot()) };
+}
+
+/** @throws UserError if nothing is pinned there. */
+export function withDatapath<T>(pinDir: string, objectFile: string, read: (reading: Reading) => T): T {
+  const reading = openDatapath(pinDir, objectFile);
   try {
-    return read({ datapath, cgroups: new CgroupNames(cgroupRoot()) });
+    return read(reading);
   } finally {
-    datapath.close();
+    reading.datapath.close();
   }
 }

@@ -66,6 +66,10 @@ describe('kernel gate', function () {
     from: `	if (peer->copied_seq != write_seq) {
 		*reason = leave != PASS_REASONS ? leave : PASS_ORDER;
 		return false;
+	}
+	if (direction->path == PATH_TCP && !acknowledged) {
+		*reason = leave != PASS_REASONS ? leave : PASS_UNACKNOWLEDGED;
+		return false;
 	}`,
     to: '	direction->path = PATH_DIRECT;',
   };

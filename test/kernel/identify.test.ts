@@ -5,27 +5,13 @@
  */
 import assert from 'node:assert/strict';
 
-import { type PairRecord, SIDES } from '../../controller/datapath/pair-table.js';
+import { SIDES } from '../../controller/datapath/pair-table.js';
 import { Connection, Endpoint } from './support/endpoint.js';
-import { assertEnds, type Exchange, Pairing } from './support/pairing.js';
+import { assertEnds, Pairing } from './support/pairing.js';
 import { Python } from './support/python.js';
 import { needsRoot, Sandbox, skip } from './support/sandbox.js';
 import { eventually, Stack, type StackOptions } from './support/stack.js';
-import {
-  allowSyn,
-  CLIENT,
-  dropSyn,
-  HOST_TO_CLIENT,
-  HOST_TO_SERVER,
-  inside,
-  interfaceBytes,
-  joinByVeth,
-  makeContainerHost,
-  publishPort,
-  SERVER,
-  sysctl,
-  TO_SERVER,
-} from './topology/network.js';
+import { inside, sysctl } from './topology/network.js';
 
 describe('identify', function () {
   this.timeout(60_000);
@@ -46,33 +32,6 @@ describe('identify', function () {
   function start(options: StackOptions = {}): void {
     stack = new Stack(sandbox, options);
     pairing = new Pairing(sandbox, stack);
-  }
-
-  /** Waits until every slot has come back, and checks that none was lost or counted twice on the way. */
-  async function nothingLeaked(slots: number): Promise<void> {
-    await eventually('all slots are free', () => stack.datapath.pairs.tally().free === slots);
-    const { releaseFailed, totalsLost, closedPairs } = stack.datapath.counters();
-    assert.deepEqual({ releaseFailed, totalsLost }, { releaseFailed: 0, totalsLost: 0 });
-    assert.deepEqual(stack.datapath.occupiedSlots(), []);
-    assert.equal(generations(slots), closedPairs, 'each claimed slot was returned once');
-    // The queue of free slots holds each of them, once.
-    const p = new Python(sandbox);
-    const before = stack.datapath.counters();
-    await p.run(`listening = listener(); held = [connection(listening) for _ in range(${String(slots + 1)})]`);
-    const after = stack.datapath.counters();
-    assert.equal(after.pairs - before.pairs, slots);
-    assert.equal((after.unpaired['table_full'] ?? 0) - (before.unpaired['table_full'] ?? 0), 1);
-    assert.equal(stack.records('observed').length, slots);
-    await p.run('[s.close() for pair in held for s in pair]');
-    await eventually('all slots are free again', () => stack.datapath.pairs.tally().free === slots);
-  }
-
-  /** How often a slot has been claimed. */
-  function generations(slots: number): number {
-    return Array.from({ length: slots }, (_, slot) => stack.datapath.pairs.control(slot).generation).reduce(
-      (a, b) => a + b,
-      0,
-    );
   }
 
   describe('on loopback', () => {
@@ -161,132 +120,6 @@ describe('identify', function () {
     });
   });
 
-  describe('between network namespaces', () => {
-    for (const [what, addresses] of [
-      ['IPv4', ['10.76.0.1', '10.76.0.2']],
-      ['IPv6', ['fd76::1', 'fd76::2']],
-    ] as const) {
-      it(`over a veth pair, ${what}, which the payload then leaves`, async () => {
-        start();
-        const netns = [sandbox.makeNetns('client'), sandbox.makeNetns('server')] as const;
-        const prefix = what === 'IPv4' ? 24 : 64;
-        joinByVeth(
-          { netns: netns[0], device: 'eth0', addresses: [`${addresses[0]}/${String(prefix)}`] },
-          { netns: netns[1], device: 'eth0', addresses: [`${addresses[1]}/${String(prefix)}`] },
-        );
-        const c = await pairing.checked(
-          { address: addresses[1], client: { netns: netns[0] }, server: { netns: netns[1] } },
-          { address: addresses[0], remoteAddress: addresses[1] },
-          { address: addresses[1], remoteAddress: addresses[0] },
-        );
-        assert.notEqual(c.netns[0], c.netns[1]);
-        const pair = c.pairIn(stack);
-        assert.ok(pair);
-        const grown = async (): Promise<number> => {
-          const before = interfaceBytes(netns[1], 'eth0');
-          await c.pingPong(256, 4096);
-          return interfaceBytes(netns[1], 'eth0') - before;
-        };
-        const payload = 2 * 256 * 4096;
-        for (const side of SIDES) stack.datapath.pairs.hold(pair.slot, side, true);
-        const overTcp = await grown();
-        assert.ok(overTcp > payload, `only ${String(overTcp)} bytes crossed while held on TCP`);
-        for (const side of SIDES) stack.datapath.pairs.hold(pair.slot, side, false);
-        await c.promote(stack);
-        const redirected = await grown();
-        assert.ok(redirected < 0.05 * (payload / 2), `${String(redirected)} bytes crossed though redirected`);
-      });
-    }
-
-    it('from the host to a container', async () => {
-      start();
-      const { host, server } = makeContainerHost(sandbox);
-      await pairing.checked(
-        { address: SERVER, listen: '0.0.0.0', client: { netns: host }, server: { netns: server } },
-        { address: HOST_TO_SERVER, remoteAddress: SERVER },
-        { address: SERVER, remoteAddress: HOST_TO_SERVER },
-      );
-    });
-
-    it('from one container to another through the host', async () => {
-      start();
-      const { host, client, server } = makeContainerHost(sandbox);
-      const c = await pairing.checked(
-        { address: SERVER, client: { netns: client }, server: { netns: server } },
-        { address: CLIENT, remoteAddress: SERVER },
-        { address: SERVER, remoteAddress: CLIENT },
-      );
-      const before = interfaceBytes(host, TO_SERVER);
-      await c.pingPong(256, 4096);
-      assert.ok(interfaceBytes(host, TO_SERVER) - before < 0.05 * 256 * 4096);
-    });
-
-    for (const [what, who, address, remoteAddress] of [
-      ['the host itself', 'host', HOST_TO_SERVER, HOST_TO_SERVER],
-      ['another container', 'client', CLIENT, HOST_TO_CLIENT],
-      ['the same container, there and back', 'server', SERVER, HOST_TO_SERVER],
-    ] as const) {
-      it(`through a published port (DNAT and MASQUERADE) from ${what}`, async function () {
-        start();
-        const namespaces = makeContainerHost(sandbox);
-        const problem = publishPort(namespaces.host, 8080, { address: SERVER, port: 80 });
-        if (problem !== undefined) skip(this, problem);
-        const c = await pairing.checked(
-          {
-            listen: SERVER,
-            port: 80,
-            address: remoteAddress,
-            connectPort: 8080,
-            client: { netns: namespaces[who] },
-            server: { netns: namespaces.server },
-          },
-          { address, remoteAddress, remotePort: 8080 },
-          { address: SERVER, port: 80, remoteAddress: HOST_TO_SERVER },
-        );
-        assert.notEqual(c.port, 8080);
-      });
-    }
-
-    it('the same addresses and ports in two places at once', async () => {
-      start();
-      const connections: Connection[] = [];
-      const options = { address: '10.76.0.2', port: 5000, bind: { address: '10.76.0.1', port: 4000 } };
-      for (const place of ['a', 'b']) {
-        const netns = [sandbox.makeNetns(`client-${place}`), sandbox.makeNetns(`server-${place}`)] as const;
-        joinByVeth(
-          { netns: netns[0], device: 'eth0', addresses: ['10.76.0.1/24'] },
-          { netns: netns[1], device: 'eth0', addresses: ['10.76.0.2/24'] },
-        );
-        const c = await Connection.open(sandbox, {
-          ...options,
-          client: { netns: netns[0] },
-          server: { netns: netns[1] },
-        });
-        const key = 100 + 2 * connections.push(c);
-        await c.client.do(`key 2 ${String(key)} ${String(key + 1)}`);
-        await c.server.do(`key 2 ${String(key + 1)} ${String(key)}`);
-      }
-      const pairs = await Promise.all(
-        connections.map((c) =>
-          pairing.accelerated(
-            () => c.pairIn(stack),
-            (count, size) => c.pingPong(count, size),
-          ),
-        ),
-      );
-      for (const [index, c] of connections.entries()) {
-        assertEnds(
-          pairs[index]!,
-          { address: '10.76.0.1', port: 4000, netns: c.netns[0], pid: c.client.child.pid },
-          { address: '10.76.0.2', port: 5000, netns: c.netns[1], pid: c.server.child.pid },
-        );
-      }
-      assert.equal(new Set(connections.flatMap(({ netns }) => netns)).size, 4);
-      assert.equal(stack.datapath.counters().pairs, 2);
-      assert.deepEqual(pairing.unpaired(), {});
-    });
-  });
-
   describe('one end outside the attached cgroup', () => {
     for (const [side, reason] of [
       ['client', 'remote_client'],
@@ -300,244 +133,6 @@ describe('identify', function () {
         assert.equal(stack.datapath.pairs.tally().free, 1024);
       });
     }
-  });
-
-  describe('with something between the ends', () => {
-    it('a proxy makes two pairs', async () => {
-      start();
-      const server = new Endpoint(sandbox);
-      const client = new Endpoint(sandbox);
-      const serverPort = (await server.do('listen 1 127.0.0.1 0')).port ?? 0;
-      const proxy = sandbox.spawn(process.execPath, [
-        '-e',
-        `const net = require('node:net');
-         const proxy = net.createServer((near) => {
-           const far = net.connect(${String(serverPort)}, '127.0.0.1');
-           near.setNoDelay(true).pipe(far.setNoDelay(true)).pipe(near);
-         }).listen(0, '127.0.0.1', () => console.log(proxy.address().port));`,
-      ]);
-      const proxyPort = Number(await proxy.until(({ lines }) => lines[0]));
-      const clientPort = (await client.do(`connect 2 127.0.0.1 ${String(proxyPort)}`)).port ?? 0;
-      const proxyClientPort = (await server.do('accept 1 2')).port ?? 0;
-      for (const end of [client, server]) await end.do('nonblock 2 1');
-      const exchange: Exchange = async (count, size) => {
-        const echo = await server.background('echo', `echo 2 ${String(count)} ${String(size)}`);
-        await client.do(`ask 2 ${String(count)} ${String(size)}`);
-        const answer = await echo.answer;
-        assert.ok(answer.ok, JSON.stringify(answer));
-      };
-      const near = (): PairRecord | undefined => stack.pairOn(proxyPort);
-      const far = (): PairRecord | undefined => stack.pairOn(serverPort);
-      // One may redirect long before the other.
-      await pairing.accelerated(near, exchange);
-      assertEnds(
-        await pairing.accelerated(far, exchange),
-        { port: proxyClientPort, remotePort: serverPort, pid: proxy.pid },
-        { port: serverPort, remotePort: proxyClientPort, pid: server.child.pid },
-      );
-      assertEnds(
-        await pairing.accelerated(near, exchange),
-        { port: clientPort, remotePort: proxyPort, pid: client.child.pid },
-        { port: proxyPort, remotePort: clientPort, pid: proxy.pid },
-      );
-      assert.equal(stack.datapath.counters().pairs, 2);
-    });
-  });
-
-  describe('sequence numbers that somebody chose (TCP_REPAIR)', () => {
-    /** In a namespace where nothing but the sequence numbers has to be restored. */
-    function simpleNetns(): string {
-      const netns = sandbox.makeNetns('repair');
-      for (const option of ['timestamps', 'window_scaling', 'sack']) sysctl(netns, `net.ipv4.tcp_${option}`, 0);
-      return netns;
-    }
-
-    it('two sockets that never shook hands are not paired', async () => {
-      start();
-      const p = new Python(sandbox, { netns: simpleNetns() });
-      await p.run(`
-one, two = (HOME, 4001), (HOME, 4002)
-a, b = restored(one, two, (1000, 2000)), restored(two, one, (2000, 1000))
-end_repair(a), end_repair(b)`);
-      await pairing.plain(p.exchange('a', 'b'));
-      assert.deepEqual(pairing.unpaired(), { remote_server: 2 });
-    });
-
-    it("a handshake of others can't be claimed", async () => {
-      start();
-      const netns = simpleNetns();
-      const inner = new Python(sandbox, { netns });
-      const outer = new Python(sandbox, { netns, cgroup: sandbox.makeCgroup('outside', 'beside') });
-      const port = await inner.run<number>('(listening := listener(TCP_DEFER_ACCEPT=30)) and port(listening)');
-      // The handshake is known and its client is nobody's: the best moment for an impostor.
-      await outer.run(`c = socket.create_connection((HOME, ${String(port)}))`);
-      const numbers = await outer.run<number[]>('sequences(c)');
-      await outer.run('end_repair(c, NO_PROBE)');
-      await inner.run(`impostor = restored((HOME, 4001), (HOME, 4002), ${JSON.stringify(numbers)})`);
-      assert.deepEqual(pairing.unpaired(), { repair: 1 });
-      assert.equal(stack.datapath.pairs.tally().free, 1024);
-      await outer.run('c.sendall(b"question")');
-      await inner.run('s = listening.accept()[0]; assert receive(s, 8) == b"question"; s.sendall(b"answer")');
-      await outer.run('assert receive(c, 6) == b"answer"');
-      assert.deepEqual(pairing.unpaired(), { repair: 1, remote_client: 1 });
-      assert.equal(stack.datapath.counters().pairs, 0);
-    });
-
-    it('a promoted client that is restored goes on over TCP', async () => {
-      start({ maxPairs: 2 });
-      const p = new Python(sandbox, { netns: simpleNetns() });
-      await p.run('listening = listener(); c, s = connection(listening)');
-      await pairing.acceleratedBetween(p, 'c', 's');
-      await p.run('c = restore(c); end_repair(c)');
-      await pairing.plain(p.exchange('c', 's'));
-      assert.deepEqual(pairing.unpaired(), { remote_server: 1 });
-      await p.run('c.close(); s.close(); listening.close()');
-      await nothingLeaked(2);
-    });
-
-    it('a client restored before the server joined is not paired, though its slot has gone to others', async () => {
-      start({ maxPairs: 1 });
-      const p = new Python(sandbox, { netns: simpleNetns() });
-      await p.run('listening = listener(TCP_DEFER_ACCEPT=30); c = client(listening)');
-      assert.equal(stack.datapath.pairs.tally().half, 1);
-      await p.run('c = restore(c); end_repair(c, NO_PROBE)');
-      assert.equal(stack.datapath.pairs.tally().free, 1);
-      await p.run('other = listener(); a, b = connection(other)');
-      await p.run('c.sendall(b"first"); s = listening.accept()[0]; assert receive(s, 5) == b"first"');
-      await pairing.plain(p.exchange('c', 's'));
-      assert.deepEqual(pairing.unpaired(), { repair: 1, released: 1 });
-      await pairing.acceleratedBetween(p, 'a', 'b');
-      await p.run('for x in a, b, c, s, listening, other: x.close()');
-      await nothingLeaked(1);
-    });
-
-    it('a client that only chose its first sequence number is paired rightly', async () => {
-      start();
-      const p = new Python(sandbox, { netns: simpleNetns() });
-      const port = await p.run<number>('(listening := listener()) and port(listening)');
-      await p.run(`
-def chosen(number):
-    s = socket.socket()
-    s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
-    s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, SEND_QUEUE)
-    s.setsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ, struct.pack('I', number))
-    end_repair(s)
-    s.connect(listening.getsockname())
-    return s, listening.accept()[0]
-a, b = chosen(77)
-c, d = chosen(77)`);
-      for (const [client, server] of [
-        ['a', 'b'],
-        ['c', 'd'],
-      ] as const) {
-        assertEnds(await pairing.acceleratedBetween(p, client, server), {}, { port });
-      }
-    });
-  });
-
-  describe('unusual handshakes', () => {
-    it('TCP Fast Open: left to TCP when the first segment carries data, paired when it does not', async () => {
-      start();
-      const netns = sandbox.makeNetns('fastopen');
-      sysctl(netns, 'net.ipv4.tcp_fastopen', 3);
-      const p = new Python(sandbox, { netns });
-      const port = await p.run<number>('(listening := listener(TCP_FASTOPEN=16)) and port(listening)');
-      await p.run(`
-def fast_open():
-    c = socket.socket()
-    c.sendto(b'hello', socket.MSG_FASTOPEN, listening.getsockname())
-    s = listening.accept()[0]
-    assert receive(s, 5) == b'hello'
-    return c, s`);
-      // The first asks for a cookie: an ordinary handshake.
-      await p.run('a, b = fast_open()');
-      assertEnds(await pairing.acceleratedBetween(p, 'a', 'b'), {}, { port });
-      assert.deepEqual(pairing.unpaired(), {});
-      await p.run('c, d = fast_open()');
-      assert.equal(
-        await p.run(`d.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[5] & 32`),
-        32,
-        'no data in the SYN',
-      );
-      await pairing.plain(p.exchange('c', 'd'));
-      assert.deepEqual(pairing.unpaired(), { remote_client: 1, remote_server: 1 });
-    });
-
-    it('SYN cookies: the handshake is not remembered, the connection is left to TCP', async () => {
-      start();
-      const netns = sandbox.makeNetns('cookies');
-      sysctl(netns, 'net.ipv4.tcp_syncookies', 2);
-      const p = new Python(sandbox, { netns });
-      await p.run('listening = listener(); c, s = connection(listening)');
-      assert.match(inside(netns, 'nstat', '-asz', 'TcpExtSyncookiesRecv'), /SyncookiesRecv\s+1\b/);
-      await pairing.plain(p.exchange('c', 's'));
-      assert.deepEqual(pairing.unpaired(), { remote_client: 1, remote_server: 1 });
-    });
-
-    it('simultaneous open', async function () {
-      start();
-      const netns = sandbox.makeNetns('crossing');
-      const problem = dropSyn(netns);
-      if (problem !== undefined) skip(this, problem);
-      const p = new Python(sandbox, { netns });
-      await p.run(`
-a, b = socket.socket(), socket.socket()
-for s, own, peer in (a, 4001, 4002), (b, 4002, 4001):
-    s.bind((HOME, own))
-    s.setblocking(False)
-    s.connect_ex((HOME, peer))`);
-      allowSyn(netns);
-      // The second attempt of either finds the other in SYN_SENT.
-      await p.run(`
-for s in a, b:
-    assert select.select([], [s], [], 10)[1] and s.getpeername()
-    s.setblocking(True)`);
-      await pairing.plain(p.exchange('a', 'b'));
-      // Whose segment came first decides which end counts as the one that connected.
-      const { remote_client = 0, remote_server = 0 } = pairing.unpaired();
-      assert.equal(remote_client + remote_server, 2);
-    });
-
-    it('a connection of a socket to itself', async () => {
-      start();
-      const p = new Python(sandbox, { netns: sandbox.makeNetns('self') });
-      await p.run(
-        's = socket.socket(); s.bind((HOME, 4001)); s.connect((HOME, 4001)); s.setsockopt(6, socket.TCP_NODELAY, 1)',
-      );
-      await pairing.plain(p.exchange('s', 's'));
-      assert.deepEqual(pairing.unpaired(), { remote_client: 1 });
-    });
-  });
-
-  describe('MPTCP', () => {
-    const MPTCP = 262;
-
-    it('between two MPTCP sockets', async function () {
-      start();
-      const p = new Python(sandbox);
-      await p.run(`l = listener(${String(MPTCP)})`).catch((error: unknown) => skip(this, `no MPTCP: ${String(error)}`));
-      await p.run(`c = client(l, ${String(MPTCP)}); s = l.accept()[0]`);
-      await pairing.plain(p.exchange('c', 's'));
-      assert.deepEqual(pairing.unpaired(), { mptcp: 1, remote_client: 1 });
-    });
-
-    it('an MPTCP client of a TCP server', async function () {
-      start();
-      const p = new Python(sandbox);
-      await p
-        .run(`l = listener(); c = client(l, ${String(MPTCP)}); s = l.accept()[0]`)
-        .catch((error: unknown) => skip(this, `no MPTCP: ${String(error)}`));
-      await pairing.plain(p.exchange('c', 's'));
-      assert.deepEqual(pairing.unpaired(), { mptcp: 1, remote_client: 1 });
-    });
-
-    it('a TCP client of an MPTCP server has a TCP socket at both ends', async function () {
-      start();
-      const p = new Python(sandbox);
-      await p.run(`l = listener(${String(MPTCP)})`).catch((error: unknown) => skip(this, `no MPTCP: ${String(error)}`));
-      await p.run('c, s = connection(l)');
-      await pairing.acceleratedBetween(p, 'c', 's');
-    });
   });
 
   describe('the pair table', () => {
@@ -590,7 +185,7 @@ def churn(count):
       assert.equal(pairs + (unpaired['table_full'] ?? 0), 2000);
       assert.ok(pairs > 1000, `only ${String(pairs)} were paired`);
       for (let slot = 0; slot < 4; slot++) assert.ok(stack.datapath.pairs.control(slot).generation > 100);
-      await nothingLeaked(4);
+      await pairing.nothingLeaked(4);
     });
 
     it('promoted connections give their slots back however they end, and all their bytes are counted', async () => {
@@ -621,7 +216,7 @@ def churn(count):
           assert.equal(stack.redirected().bytes, redirected, end);
         }
       }
-      await nothingLeaked(2);
+      await pairing.nothingLeaked(2);
     });
 
     it('no memory for the storage of either socket leaks nothing', async function () {
@@ -642,7 +237,7 @@ def churn(count):
         await eventually(`the slot is free after ${leave}`, () => stack.datapath.pairs.tally().free === 4);
         sysctl(netns, 'net.core.optmem_max', limit.trim());
       }
-      await nothingLeaked(4);
+      await pairing.nothingLeaked(4);
       sysctl(netns, 'net.core.optmem_max', 1);
       const before = pairing.unpaired();
       await p.run('c, s = connection(m)');
@@ -691,7 +286,7 @@ for c in several: c.sendall(b'first')`);
       assert.equal(stack.datapath.pairs.tally().half, 4);
       await p.run('l.close()');
       await p.run('for c in several: c.close()');
-      await nothingLeaked(4);
+      await pairing.nothingLeaked(4);
     });
 
     it('clients that close or reset at once leak nothing', async () => {
@@ -704,7 +299,7 @@ for c in several: c.sendall(b'first')`);
       // Never accepted: they end with their listener.
       await p.run('for n in range(20): c = client(l); (reset if n % 2 else socket.socket.close)(c)');
       await p.run('l.close()');
-      await nothingLeaked(4);
+      await pairing.nothingLeaked(4);
     });
 
     it('a socket that disconnects (AF_UNSPEC) and connects again hears nothing of its former peer', async () => {
@@ -719,7 +314,7 @@ for c in several: c.sendall(b'first')`);
       await p.exchange('c', 's')(10, 100);
       await pairing.acceleratedBetween(p, 'c', 's');
       await p.run('for x in c, s, l: x.close()');
-      await nothingLeaked(4);
+      await pairing.nothingLeaked(4);
     });
 
     it('a socket that disconnects (AF_UNSPEC) and connects again is paired anew', async () => {
@@ -750,7 +345,7 @@ for _ in range(100):
       await pairing.acceleratedBetween(p, 'a', 'b');
       assert.deepEqual(pairing.unpaired(), {});
       await p.run('for x in a, b, c, l, m: x.close()');
-      await nothingLeaked(4);
+      await pairing.nothingLeaked(4);
     });
   });
 });

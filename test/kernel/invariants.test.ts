@@ -63,8 +63,9 @@ describe('invariants', function () {
     );
   }
 
-  /** Sends one message to the server and expects it to be redirected. */
+  /** Sends one message to the server and expects it to be redirected, once all that went over TCP is acknowledged. */
   async function redirects(c: Connection, pair: PairRecord, size = 100): Promise<void> {
+    await c.client.do('settle 2');
     const before = redirectedMessages(pair, CLIENT);
     await c.client.do(`sendall 2 ${String(size)}`);
     await c.server.do(`recvall 2 ${String(size)}`);
@@ -102,6 +103,28 @@ describe('invariants', function () {
       await redirects(c, pair);
     });
 
+    it('waits for the acknowledgement of TCP bytes, which alone proves that they were not lengthened', async () => {
+      const { c, pair } = await promoted({ sockopts: ['TCP_NODELAY 1'] });
+      // An answer over TCP makes the client's kernel hold its next ACK back (tcp_enter_pingpong_mode).
+      await c.client.do('setsockopt 2 TCP_QUICKACK 0');
+      await c.server.do('setsockopt 2 TCP_QUICKACK 0');
+      const passed = (): number => stack.datapath.pairs.passedMessages(pair.slot, CLIENT);
+      let waited = 0;
+      for (let round = 0; round < 20 && waited === 0; round++) {
+        stack.datapath.pairs.hold(pair.slot, CLIENT, true);
+        await c.client.do('sendall 2 100');
+        await c.server.do('recvall 2 100');
+        stack.datapath.pairs.hold(pair.slot, CLIENT, false);
+        const before = passed();
+        await c.client.do('sendall 2 100');
+        await c.server.do('recvall 2 100');
+        waited = stack.passed()['unacknowledged'] ?? 0;
+        if (waited > 0) assert.equal(passed(), before, 'counted as if it told a stream');
+      }
+      assert.ok(waited > 0, `every message was acknowledged at once: ${JSON.stringify(stack.passed())}`);
+      await redirects(c, pair);
+    });
+
     it('keeps order over many switches with unread data on both paths', async () => {
       const { c, pair } = await promoted();
       for (let round = 0; round < 50; round++) {
@@ -135,6 +158,7 @@ describe('invariants', function () {
       await passes(pair, 'fence', () => c.client.do('sendall 2 100'));
       const answer = await parked.answer;
       assert.equal(answer.returned, 100, JSON.stringify(answer));
+      await c.client.do('settle 2');
       // The next receive goes through tcp_bpf_recvmsg, which wakes for both queues.
       const again = await c.server.background('again', 'recv 2 100');
       await c.server.do('parked again');
@@ -220,6 +244,7 @@ describe('invariants', function () {
       await c.client.do('sendall 2 1000');
       await c.server.do('poll 2 POLLIN 5000');
       await c.server.do('splice 2 1000');
+      await c.client.do('settle 2');
       stack.datapath.pairs.hold(pair.slot, CLIENT, false);
       await passes(pair, 'accounting', () => c.client.do('sendall 2 100'));
       await c.server.do('recvall 2 100');

@@ -4,12 +4,11 @@ import assert from 'node:assert/strict';
 import { Connection } from './support/endpoint.js';
 import { needsRoot, Sandbox, skip } from './support/sandbox.js';
 import { Stack } from './support/stack.js';
+import { dropForwarded, publishPort } from './topology/filter.js';
 import {
   type ContainerHost,
-  dropForwarded,
   HOST_TO_CLIENT,
   makeContainerHost,
-  publishPort,
   SERVER,
   sysctl,
   trackedConnections,

@@ -6,18 +6,9 @@ import { join } from 'node:path';
 import { attachedPrograms, BpfLink, BpfMap, objectExists } from '../../addon/index.js';
 import { Daemon, run } from './support/daemon.js';
 import { Connection } from './support/endpoint.js';
-import { type Child, needsRoot, program, Sandbox } from './support/sandbox.js';
+import { needsRoot, Sandbox } from './support/sandbox.js';
 import { eventually } from './support/stack.js';
-
-interface Progress {
-  bytes: number;
-}
-
-interface Done extends Progress {
-  mismatches: number;
-  eofs: number;
-  opened: number;
-}
+import { Traffic } from './support/traffic.js';
 
 describe('life cycle', function () {
   this.timeout(120_000);
@@ -32,37 +23,6 @@ describe('life cycle', function () {
   });
 
   afterEach(() => sandbox.dispose());
-
-  /** Traffic that goes on until it is told to stop. */
-  function startTraffic(): Child {
-    return sandbox.spawn(program('traffic'), [
-      '--connections',
-      '20',
-      '--seconds',
-      '60',
-      '--max-message',
-      '64K',
-      '--pingpong-share',
-      '95',
-    ]);
-  }
-
-  /** Waits until this many more bytes were verified. */
-  async function moved(traffic: Child, bytes: number): Promise<void> {
-    const latest = (): number => {
-      const line = traffic.lines.findLast((text) => text.includes('"progress"'));
-      return line === undefined ? 0 : (JSON.parse(line) as Progress).bytes;
-    };
-    const goal = latest() + bytes;
-    await traffic.until(() => latest() >= goal || undefined);
-  }
-
-  async function finish(traffic: Child): Promise<void> {
-    traffic.signal('SIGTERM');
-    const end = await traffic.event<Done>('interrupted');
-    assert.equal(end.mismatches, 0);
-    assert.equal(await traffic.exited(), 0, traffic.lines.slice(-3).join('\n'));
-  }
 
   /** Resolves when the daemon has redirected this many messages. */
   async function redirectedMore(daemon: Daemon, messages: number): Promise<number> {
@@ -101,10 +61,10 @@ describe('life cycle', function () {
 
   it('kill -9 in mid-transfer: no connection notices, a new up adopts and counts on', async () => {
     const first = await Daemon.start(sandbox);
-    const traffic = startTraffic();
+    const traffic = new Traffic(sandbox);
     const before = await redirectedMore(first, 2000);
     await first.stop('SIGKILL');
-    await moved(traffic, 10 * 2 ** 20);
+    await traffic.moved(10 * 2 ** 20);
     const status = await run(sandbox, ['status', '--pin-dir', sandbox.pinDir, '--json']);
     const { datapath } = JSON.parse(status.stdout) as {
       datapath: { controllerRunning: boolean; redirectedMessages: number; pairs: { inserted: number } };
@@ -120,7 +80,7 @@ describe('life cycle', function () {
     const adopted = await second.metric('slipstream_redirected_messages_total');
     assert.ok(adopted >= datapath.redirectedMessages, 'the counter went back');
     await redirectedMore(second, 1000);
-    await finish(traffic);
+    await traffic.finish();
     assert.equal(await second.stop(), 0);
     const gone = await run(sandbox, ['down', '--pin-dir', sandbox.pinDir]);
     assert.equal(gone.code, 0, gone.stderr);
@@ -149,7 +109,7 @@ describe('life cycle', function () {
   it('down in mid-transfer drains, with and without a controller, and leaves nothing', async () => {
     for (const controller of ['running', 'killed']) {
       const daemon = await Daemon.start(sandbox);
-      const traffic = startTraffic();
+      const traffic = new Traffic(sandbox);
       await redirectedMore(daemon, 2000);
       const objects = kernelObjects();
       assert.ok(objects.length >= 15);
@@ -161,8 +121,8 @@ describe('life cycle', function () {
       nothingLeft();
       // The kernel frees them after a grace period.
       await eventually('everything is freed', () => objects.every(([kind, id]) => !objectExists(kind, id)));
-      await moved(traffic, 10 * 2 ** 20);
-      await finish(traffic);
+      await traffic.moved(10 * 2 ** 20);
+      await traffic.finish();
     }
   });
 
@@ -204,7 +164,7 @@ describe('life cycle', function () {
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
     it(`${signal} ends within 2 seconds and says what stays and how to remove it`, async () => {
       const daemon = await Daemon.start(sandbox);
-      const traffic = startTraffic();
+      const traffic = new Traffic(sandbox);
       await redirectedMore(daemon, 1000);
       const start = performance.now();
       assert.equal(await daemon.stop(signal), 0, daemon.child.stderr);
@@ -213,18 +173,18 @@ describe('life cycle', function () {
       assert.match(last, /the datapath stays attached/);
       assert.ok(last.includes(`slipstream-bpf down --pin-dir ${sandbox.pinDir}`), last);
       assert.equal(attachedPrograms(sandbox.cgroup, 'sock_ops').length, 1);
-      await finish(traffic);
+      await traffic.finish();
     });
   }
 
   it('--detach-on-exit leaves nothing', async () => {
     const daemon = await Daemon.start(sandbox, ['--detach-on-exit']);
-    const traffic = startTraffic();
+    const traffic = new Traffic(sandbox);
     await redirectedMore(daemon, 1000);
     assert.equal(await daemon.stop(), 0, daemon.child.stderr);
     nothingLeft();
-    await moved(traffic, 2 ** 20);
-    await finish(traffic);
+    await traffic.moved(2 ** 20);
+    await traffic.finish();
   });
 
   it('is killed just before its start was complete: up and down both get rid of the rest', async () => {

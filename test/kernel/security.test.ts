@@ -1,5 +1,5 @@
 /**
- * What others than root get of it: nothing. Sequence numbers that somebody chose are in identify.test.ts.
+ * What others than root get of it: nothing. Sequence numbers that somebody chose are in pairing-forged.test.ts.
  */
 import assert from 'node:assert/strict';
 import { chmodSync, chownSync, mkdirSync, readdirSync, rmdirSync, statSync } from 'node:fs';

@@ -24,7 +24,7 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'redirects before earlier TCP bytes are consumed',
     file: REDIRECT,
     from: 'if (peer->copied_seq != write_seq)',
-    to: 'if (0)',
+    to: 'if (peer->copied_seq != write_seq && 0)',
     tests: '1: order',
   },
   {
@@ -33,6 +33,10 @@ export const MUTANTS: readonly Mutant[] = [
     file: REDIRECT,
     from: `	if (peer->copied_seq != write_seq) {
 		*reason = leave != PASS_REASONS ? leave : PASS_ORDER;
+		return false;
+	}
+	if (direction->path == PATH_TCP && !acknowledged) {
+		*reason = leave != PASS_REASONS ? leave : PASS_UNACKNOWLEDGED;
 		return false;
 	}`,
     to: '	direction->path = PATH_DIRECT;',

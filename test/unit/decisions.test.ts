@@ -35,9 +35,10 @@ interface Given {
   turnsShown?: number;
   kernelRefusal?: string;
   hazards?: CandidateFacts['hazards'];
+  helperPorts?: CandidateFacts['helperPorts'];
 }
 
-function facts({ client, server, turnsShown = 16, kernelRefusal, hazards }: Given): CandidateFacts {
+function facts({ client, server, turnsShown = 16, kernelRefusal, hazards, helperPorts }: Given): CandidateFacts {
   const end = {
     cgroup: '/a',
     ports: [40000, 6379] as [number, number],
@@ -53,6 +54,7 @@ function facts({ client, server, turnsShown = 16, kernelRefusal, hazards }: Give
     turnsShown,
     kernelRefusal,
     hazards,
+    helperPorts,
   };
 }
 
@@ -68,6 +70,7 @@ describe('decisions', () => {
     const tcpRule = 'rules: [{ name: t, cgroup: /b, action: tcp }, { name: o, ports: [5432], action: observe }]';
     const late = 'rules: [{ name: late, cgroup: /b, promoteAfter: 100, backlog: 64KiB }]';
     const optIn = 'defaults: { blockingReaders: true }';
+    const control = (rule: string): string => `rules: [{ name: control, action: accelerate, ${rule} }]`;
     const excluded = 'exclude: { programs: [redis] }';
     const builtIn = builtInPrograms[0]?.program ?? '';
 
@@ -137,6 +140,72 @@ describe('decisions', () => {
         '',
         refuse('blocking', 'policy'),
       ],
+      [
+        'refuses the port of a helper, as the client sees it',
+        { client: { ports: [40000, 21] } },
+        '',
+        refuse('helper', 'policy'),
+      ],
+      [
+        'refuses the port of a helper, as the server sees it',
+        { server: { ports: [6667, 40000] } },
+        '',
+        refuse('helper', 'policy'),
+      ],
+      [
+        'refuses it when a rule is for other ports',
+        { server: { ports: [21, 40000] } },
+        control('ports: [20]'),
+        refuse('helper', 'policy'),
+      ],
+      [
+        'refuses it when a rule has it in a range',
+        { server: { ports: [21, 40000] } },
+        control('ports: [20-22]'),
+        refuse('helper', 'policy'),
+      ],
+      [
+        'refuses it when a rule names no port',
+        { server: { ports: [21, 40000] } },
+        control('cgroup: /a'),
+        refuse('helper', 'policy'),
+      ],
+      [
+        'refuses it when an earlier rule decides',
+        { server: { ports: [21, 40000] } },
+        'rules: [{ name: first, cgroup: /a, action: accelerate }, { name: control, ports: [21], action: accelerate }]',
+        refuse('helper', 'policy'),
+      ],
+      [
+        'takes it when the rule names it',
+        { client: { ports: [40000, 21] }, server: { ports: [21, 40000] } },
+        control('ports: [21]'),
+        { ...approve, rule: 'control' },
+      ],
+      [
+        'takes it when the rule names it as the one end sees it',
+        { client: { ports: [40000, 2121] }, server: { ports: [21, 40000] } },
+        control('ports: [21]'),
+        { ...approve, rule: 'control' },
+      ],
+      [
+        'refuses another of them at the other end',
+        { client: { ports: [40000, 6667] }, server: { ports: [21, 40000] } },
+        control('ports: [21]'),
+        refuse('helper', 'policy'),
+      ],
+      [
+        'refuses a port that a module was given',
+        { client: { ports: [40000, 2121] }, helperPorts: new Set([2121]) },
+        '',
+        refuse('helper', 'policy'),
+      ],
+      [
+        'names the policy before the helper',
+        { server: { cgroup: '/b', ports: [21, 40000] } },
+        tcpRule,
+        refuse('policy', 'policy'),
+      ],
       ['learned programs', { server: { learned: true } }, '', refuse('learned', 'policy')],
       ['learned programs at the other end', { client: { learned: true } }, optIn, refuse('learned', 'policy')],
       ...HARD.flatMap((name): [string, Given, string, Verdict][] => [
@@ -157,7 +226,7 @@ describe('decisions', () => {
 
     const anyEnd = fc.record({
       cgroup: fc.constantFrom('/a', '/b', '/b/c', undefined),
-      ports: fc.tuple(fc.integer({ min: 1, max: 65535 }), fc.constantFrom(5432, 6379)),
+      ports: fc.tuple(fc.integer({ min: 1, max: 65535 }), fc.constantFrom(21, 5432, 6379)),
       program: fc.constantFrom('', 'redis', 'nginx', builtIn),
       evidence: fc.nat(0xff),
       learned: fc.boolean(),

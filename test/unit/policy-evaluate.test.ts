@@ -79,6 +79,36 @@ describe('policy: one end', () => {
   });
 });
 
+describe('policy: names in the path of the cgroup', () => {
+  const id = '3f2a1b4c5d6e'.padEnd(64, '0');
+  const other = 'd'.repeat(64);
+  const uid = '1858680e-b044-4fd5-9dd4-f137e30e2180';
+  const policy = compile(`
+- { name: unit, unit: [redis, "web@*.service"] }
+- { name: all, unit: docker-*.scope, container: 3f2a1b4c5d6e, cgroup: /system.slice, ports: [443] }
+- { name: pod, pod: ${uid}, container: "3f*" }
+- { name: container, container: [3f2a1b4c5d6e] }
+`);
+  const cases: [string, cgroup: string, rule: string, ports?: [number, number]][] = [
+    ['a unit', '/system.slice/redis.service/sub', 'unit'],
+    ['another unit', '/system.slice/redis-2.service', 'defaults'],
+    ['one of several units', '/system.slice/web@1.service', 'unit'],
+    ['all conditions', `/system.slice/docker-${id}.scope`, 'all', [443, 1]],
+    ['all conditions but the cgroup', `/x.slice/docker-${id}.scope`, 'container', [443, 1]],
+    ['all conditions but the unit', `/system.slice/libpod-${id}.scope`, 'container', [443, 1]],
+    ['all conditions but the container', `/system.slice/docker-${other}.scope`, 'defaults', [443, 1]],
+    ['all conditions but the port', `/system.slice/docker-${id}.scope`, 'container'],
+    ['a container in a pod', `/kubepods/pod${uid}/${id}`, 'pod'],
+    ['another container in that pod', `/kubepods/pod${uid}/${other}`, 'defaults'],
+    ['a container in a container', `/docker/${id}/docker/${other}`, 'container'],
+    ['no name at all', '/docker', 'defaults'],
+  ];
+  for (const [title, cgroup, rule, ports] of cases)
+    it(title, () => {
+      assert.equal(decide(policy, at(cgroup, ports)).rule, rule);
+    });
+});
+
 describe('policy: an end of which something is unknown', () => {
   const unknown: [string, rules: string, End, Partial<Decision>][] = [
     ['no rule asks for it', '- { name: p, ports: [1], action: tcp }', at(undefined), {}],
@@ -88,6 +118,12 @@ describe('policy: an end of which something is unknown', () => {
       at(undefined),
       { action: 'tcp', rule: 'c', unknown: 'cgroup' },
     ],
+    ...['unit: u', `container: ${'a'.repeat(12)}`, 'pod: a*'].map((condition): (typeof unknown)[number] => [
+      `a stricter rule might apply, with ${condition}`,
+      `- { name: c, ${condition}, action: observe, backlog: 64KiB }`,
+      at(undefined),
+      { action: 'tcp', rule: 'c', backlog: 65536, unknown: 'cgroup' },
+    ]),
     ['its other condition fails', '- { name: c, cgroup: /c, ports: [1], action: tcp }', at(undefined), {}],
     ['its program is another', '- { name: c, cgroup: /c, programs: [x], action: tcp }', at(undefined), {}],
     [
@@ -226,7 +262,8 @@ describe('policy: laws', () => {
     backlog: fc.constantFrom('64KiB', '1MiB', 65536, '64MiB'),
   };
   const some = <T>(values: readonly T[]) => fc.uniqueArray(fc.constantFrom(...values), { minLength: 1, maxLength: 2 });
-  const cgroups = ['/', '/a', '/a/b', '/b', '/b/c/d'];
+  const id = 'a'.repeat(64);
+  const cgroups = ['/', '/a', '/a/b', '/b', '/b/c/d', '/a/u.service', `/b/docker-${id}.scope`, `/docker/${id}/u.slice`];
   const anyPolicy = fc
     .record(
       {
@@ -238,6 +275,9 @@ describe('policy: laws', () => {
               {
                 ...settings,
                 cgroup: some(['/a', '/a/*', '/**/b', '/b/', '/b/**/d', '/']),
+                unit: some(['u', 'u.slice', '*.scope']),
+                container: some(['a'.repeat(12), 'b*']),
+                pod: some(['*']),
                 ports: some([1, 2, '2-4']),
                 programs: some(['x', 'y*']),
               },

@@ -19,6 +19,10 @@ function valid(text: string) {
 const sizeHelp = 'not a usable size: write bytes or a size such as 256KiB, from 64KiB to 64MiB';
 const portHelp = 'not a port: write one such as 5432 or a range such as 6000-6010, within 1-65535';
 const listHelp = 'must be a list: write [first, second], or one entry a line after a dash';
+const containerHelp =
+  'is no container id: write 12 to 64 of its digits (0-9, a-f), or a glob such as 3f2a*; names of containers are not known here';
+const podHelp =
+  'is no uid of a pod: write metadata.uid (of a static pod, its annotation kubernetes.io/config.hash), or a glob such as 3f2a*';
 const promoteAfterHelp = 'promoteAfter must be a number of receives from 1 to 65535: write for example 16';
 
 /** What stands in a file, and every line reported about it. */
@@ -162,6 +166,50 @@ const cases: Record<string, [text: string, ...reported: string[]][]> = {
       "p:11:5: cgroup '/[z-a]' has a range that runs backwards: write it upwards, as in [a-z]",
       "p:12:5: cgroup '/[a/b]' has a '/' inside brackets: sets stand for characters within a name",
     ],
+    [
+      'version: 1\nrules:\n- name: a\n  unit: 3\n  container: 123456789012\n  pod: { uid: 1 }',
+      'p:4:9: unit must be a unit or a list of units: write for example redis.service',
+      'p:5:14: container must be an id or a list of ids: put it in quotes',
+      'p:6:8: pod must be a uid or a list of uids: put it in quotes',
+    ],
+    [
+      'version: 1\nrules: [{ name: a, unit: [], container: [12], pod: [~] }]',
+      'p:2:26: unit is empty and would never match: add an entry or remove the key',
+      'p:2:42: a container must be a text: put its id in quotes',
+      'p:2:53: a pod must be a text: put its uid in quotes',
+    ],
+    [
+      'version: 1\nrules:\n- name: a\n  unit:\n  - ""\n  - /system.slice/a.service\n  - a b\n  - "é*"\n  - backup.timer\n  - getty@\n  - "@x"\n  - .service\n  - "[a"\n  - "[z-a]"',
+      "p:5:5: unit '' is empty: write a unit such as redis.service",
+      "p:6:5: unit '/system.slice/a.service' is a path: write the name of the unit alone, or use cgroup",
+      "p:7:5: unit 'a b' is no name of a unit: write it as systemctl prints it",
+      "p:8:5: unit 'é*' is no name of a unit: write it as systemctl prints it",
+      "p:9:5: unit 'backup.timer' never has processes: name the unit that it starts, such as backup.service",
+      "p:10:5: unit 'getty@' is a template: write getty@*.service for all its instances",
+      "p:11:5: unit '@x' is no name of a unit: write it as systemctl prints it",
+      "p:12:5: unit '.service' is no name of a unit: write it as systemctl prints it",
+      "p:13:5: unit '[a' has a '[' without its ']': close it, or write [[] for a bracket",
+      "p:14:5: unit '[z-a]' has a range that runs backwards: write it upwards, as in [a-z]",
+    ],
+    [
+      `version: 1\nrules:\n- name: a\n  container: ["", redis, 3f2a1b4c5d6, 3F2A1B4C5D6E, "web*", "3f[", 3f2a1b4c5d6e, "3f*", "${'0'.repeat(65)}"]`,
+      ...[
+        "15: container ''",
+        "19: container 'redis'",
+        "26: container '3f2a1b4c5d6'",
+        "39: container '3F2A1B4C5D6E'",
+      ].map((start) => `p:4:${start} ${containerHelp}`),
+      `p:4:53: container 'web*' ${containerHelp}`,
+      "p:4:61: container '3f[' has a '[' without its ']': close it, or write [[] for a bracket",
+      `p:4:89: container '${'0'.repeat(60)}…' ${containerHelp}`,
+    ],
+    [
+      'version: 1\nrules: [{ name: a, pod: [web-7d4f, "web-*", 1858680e_b044_4fd5_9dd4_f137e30e2180, 1858680e-*, "1858680e"] }]',
+      `p:2:26: pod 'web-7d4f' ${podHelp}`,
+      `p:2:36: pod 'web-*' ${podHelp}`,
+      `p:2:45: pod '1858680e_b044_4fd5_9dd4_f137e30e2180' ${podHelp}`,
+      `p:2:95: pod '1858680e' ${podHelp}`,
+    ],
     ['version: 1\nexclude: { programs: haproxy }', `p:2:22: programs ${listHelp}`],
     [
       'version: 1\nexclude:\n  programs: [1, /usr/sbin/haproxy, "", "*-with-a-long-tail"]',
@@ -178,6 +226,9 @@ const cases: Record<string, [text: string, ...reported: string[]][]> = {
       "p:6:5: rule 'd' never matches behind 'b', which has no condition: move it up",
     ],
     ['version: 1\nrules: [{ name: a, programs: [x] }, { name: b }]'],
+    ...['unit: redis', 'container: 3f2a*', 'pod: "*"', 'cgroup: /a'].map((condition): [string] => [
+      `version: 1\nrules: [{ name: a, ${condition} }, { name: b }]`,
+    ]),
   ],
 };
 
@@ -201,6 +252,9 @@ rules:
     action: tcp
   - name: web
     cgroup: [/web, '/dev\\x2d*']
+    unit: redis
+    container: [3f2a1b4c5d6e, '0*']
+    pod: 1858680e-b044-4fd5-9dd4-f137e30e2180
     programs: [redis-server]
     blockingReaders: false
     promoteAfter: 0x20
@@ -224,6 +278,9 @@ exclude:
         {
           name: 'web',
           cgroup: ['/web', '/dev\\x2d*'],
+          unit: ['redis'],
+          container: ['3f2a1b4c5d6e', '0*'],
+          pod: ['1858680e-b044-4fd5-9dd4-f137e30e2180'],
           programs: ['redis-server'],
           blockingReaders: false,
           promoteAfter: 32,
@@ -382,10 +439,13 @@ exclude:
       'backlog',
       'blockingReaders',
       'cgroup',
+      'container',
       'name',
+      'pod',
       'ports',
       'programs',
       'promoteAfter',
+      'unit',
     ]);
   });
 });

@@ -14,6 +14,8 @@ import { fakeTable, type FakeTable } from './support.js';
 const KNOWN = new Map([
   [1n, '/'],
   [2n, '/web'],
+  [3n, `/kubepods/pod${'1'.repeat(32)}/${'a'.repeat(64)}`],
+  [4n, '/system.slice/redis.service'],
 ]);
 const cgroups = {
   path: (id: bigint) => KNOWN.get(id),
@@ -123,6 +125,25 @@ describe('view', () => {
       assert.deepEqual([rows[1]?.client.cgroup, rows[1]?.server.cgroup], ['/web', null]);
       assert.deepEqual([rows[1]?.client.pid, rows[1]?.client.program, rows[1]?.server.pid], [77, 'curl', null]);
       assert(Math.abs((rows[0]?.ageSeconds ?? 0) - 2) < 1);
+    });
+
+    it('name unit, container and pod of both ends, for people in short', () => {
+      const table = observed();
+      table.records.set(3, table.field('cgroup[0]'), 3);
+      table.records.set(3, table.field('cgroup[1]'), 4);
+      const [unnamed, named] = pairRows(fakeDatapath(table), cgroups);
+      assert.ok(unnamed && named);
+      const names = ({ unit, container, pod }: PairRow['client']): unknown => ({ unit, container, pod });
+      assert.deepEqual(names(unnamed.client), { unit: null, container: null, pod: null });
+      assert.deepEqual(names(unnamed.server), { unit: null, container: null, pod: null });
+      assert.deepEqual(names(named.client), {
+        unit: null,
+        container: { id: 'a'.repeat(64), engine: null },
+        pod: { uid: '1'.repeat(32), qos: 'guaranteed' },
+      });
+      assert.deepEqual(names(named.server), { unit: 'redis.service', container: null, pod: null });
+      assert.equal(named.client.cgroup, KNOWN.get(3n));
+      assert.match(renderPairs([named]), / pod:11111111\/aaaaaaaaaaaa > redis\.service$/);
     });
 
     it('can be asked for by state', () => {

@@ -3,6 +3,7 @@ import type { CommandModule } from 'yargs';
 import { LearnedPrograms } from '../../policy/learned.js';
 import { requireRoot } from '../../probe/host.js';
 import { renderTable } from '../../view/pairs.js';
+import { shortName } from '../../view/short-name.js';
 import { jsonOption, say, stateDirOption } from '../options.js';
 
 interface LearnedArguments {
@@ -37,7 +38,13 @@ export const learnedCommand: CommandModule<object, LearnedArguments> = {
     } else if (learned.list.length === 0) {
       say('nothing learned');
     } else {
-      const rows = learned.list.map(({ program, cgroup, cause, at, kernel }) => [program, cgroup, cause, at, kernel]);
+      const rows = learned.list.map(({ program, cgroup, cause, at, kernel }) => [
+        program,
+        shortName(cgroup),
+        cause,
+        at,
+        kernel,
+      ]);
       say(renderTable([['PROGRAM', 'CGROUP', 'CAUSE', 'SINCE', 'KERNEL'], ...rows]));
     }
   },

@@ -1,7 +1,8 @@
 /** A server behind a published port, and a client in another namespace. */
 import type { ConnectionOptions } from '../support/endpoint.js';
 import type { Sandbox } from '../support/sandbox.js';
-import { HOST_TO_CLIENT, makeContainerHost, publishPort, SERVER } from '../topology/network.js';
+import { publishPort } from '../topology/filter.js';
+import { HOST_TO_CLIENT, makeContainerHost, SERVER } from '../topology/network.js';
 
 export const PUBLISHED_PORT = 8080;
 const SERVER_PORT = 80;

@@ -27,6 +27,11 @@ export interface ContainerOptions {
   env?: Record<string, string>;
   /** Working directory inside. */
   directory?: string;
+  /** A cgroup namespace of its own, as engines give where cgroup v2 is the only one. */
+  cgroupNamespace?: boolean;
+  noNewPrivileges?: boolean;
+  /** More of the section `linux` of config.json. */
+  linux?: Record<string, unknown>;
 }
 
 /** A read-only bind mount. */
@@ -62,6 +67,7 @@ export class Container {
   readonly #bundle: string;
   readonly #options: ContainerOptions;
   #gone = false;
+  #pid: number | undefined;
 
   /** @param name is unique in the sandbox */
   constructor(sandbox: Sandbox, name: string, options: ContainerOptions = {}) {
@@ -89,24 +95,36 @@ export class Container {
   /** The command that starts a program inside, and stays until it ends. */
   command(program: string, args: readonly string[]): string[] {
     writeFileSync(join(this.#bundle, 'config.json'), JSON.stringify(this.#config([program, ...args])));
-    return [...this.#runc, 'run', '--bundle', this.#bundle, '--pid-file', this.#pidFile, this.#id];
+    return [...this.#runc, 'run', '--bundle', this.#bundle, this.#id];
+  }
+
+  /** The command that runs another program inside while the first one does. */
+  execCommand(program: string, args: readonly string[]): string[] {
+    return [...this.#runc, 'exec', this.#id, program, ...args];
+  }
+
+  /** A file or directory of its root file system, as the host sees it. */
+  path(inside: string): string {
+    return join(this.#bundle, 'rootfs', inside);
   }
 
   /** Of the program, as the host counts; only once it has started. */
   get pid(): number {
-    return Number(readFileSync(this.#pidFile, 'utf8'));
+    // The file of runc's --pid-file comes later than the program's first words may.
+    this.#pid ??= (JSON.parse(this.#run('state', this.#id)) as { pid: number }).pid;
+    return this.#pid;
   }
 
   /** Sends a signal to the program. */
   kill(signal: NodeJS.Signals): void {
-    execFileSync('runc', [...this.#runc.slice(1), 'kill', this.#id, signal], { stdio: 'pipe' });
+    this.#run('kill', this.#id, signal);
   }
 
   /** Ends and removes it; a second call does nothing. */
   remove(): void {
     if (this.#gone) return;
     this.#gone = true;
-    execFileSync('runc', [...this.#runc.slice(1), 'delete', '--force', this.#id], { stdio: 'pipe' });
+    this.#run('delete', '--force', this.#id);
     for (const mount of legacyHierarchies()) removeEmpty(join(mount, dirname(this.#cgroupPath)), mount);
   }
 
@@ -118,14 +136,15 @@ export class Container {
     return ['runc', '--root', join(this.#bundle, 'state')];
   }
 
-  get #pidFile(): string {
-    return join(this.#bundle, 'pid');
+  #run(...args: string[]): string {
+    return execFileSync('runc', [...this.#runc.slice(1), ...args], { encoding: 'utf8', stdio: 'pipe' });
   }
 
   #config(args: string[]): object {
     const { netns, hostPid, capabilities = DEFAULT_CAPABILITIES, env = {}, directory = '/' } = this.#options;
     const namespaces: { type: string; path?: string }[] = [{ type: 'mount' }, { type: 'ipc' }, { type: 'uts' }];
     if (hostPid !== true) namespaces.push({ type: 'pid' });
+    if (this.#options.cgroupNamespace === true) namespaces.push({ type: 'cgroup' });
     if (netns !== null)
       namespaces.push({ type: 'network', ...(netns !== undefined && { path: `/run/netns/${netns}` }) });
     return {
@@ -137,7 +156,7 @@ export class Container {
         env: Object.entries({ PATH: '/usr/bin:/bin:/usr/sbin:/sbin', ...env }).map(([key, value]) => `${key}=${value}`),
         cwd: directory,
         capabilities: Object.fromEntries(['bounding', 'effective', 'permitted'].map((set) => [set, capabilities])),
-        noNewPrivileges: true,
+        noNewPrivileges: this.#options.noNewPrivileges ?? true,
       },
       root: { path: 'rootfs', readonly: this.#options.readOnlyRoot ?? false },
       hostname: 'container',
@@ -153,6 +172,7 @@ export class Container {
         cgroupsPath: this.#cgroupPath,
         resources: { devices: [{ allow: true, access: 'rwm' }] },
         namespaces,
+        ...this.#options.linux,
       },
     };
   }

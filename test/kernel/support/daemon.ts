@@ -16,9 +16,14 @@ export interface Result {
   stderr: string;
 }
 
+export interface ProgramOptions extends SpawnOptions {
+  /** Another installation than this checkout. */
+  program?: string;
+}
+
 /** Runs a command to its end. */
-export async function run(sandbox: Sandbox, args: string[], options: SpawnOptions = {}): Promise<Result> {
-  const child = sandbox.spawn(PROGRAM, args, { cgroup: null, ...options });
+export async function run(sandbox: Sandbox, args: string[], options: ProgramOptions = {}): Promise<Result> {
+  const child = sandbox.spawn(options.program ?? PROGRAM, args, { cgroup: null, ...options });
   child.process.stdin.end();
   const code = await child.exited();
   return { code, stdout: child.lines.map((line) => `${line}\n`).join(''), stderr: child.stderr };
@@ -35,9 +40,9 @@ export class Daemon {
   }
 
   /** Starts it on a free port and waits until it says that it is attached. */
-  static async start(sandbox: Sandbox, args: string[] = [], options: SpawnOptions = {}): Promise<Daemon> {
+  static async start(sandbox: Sandbox, args: string[] = [], options: ProgramOptions = {}): Promise<Daemon> {
     const child = sandbox.spawn(
-      PROGRAM,
+      options.program ?? PROGRAM,
       [
         'up',
         '--cgroup',

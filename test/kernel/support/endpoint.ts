@@ -1,12 +1,12 @@
 /** Drives test/programs/endpoint.c: every system call of a connection's two ends, one at a time. */
 import assert from 'node:assert/strict';
+import { statSync } from 'node:fs';
 
 import type { PairRecord } from '../../../controller/datapath/pair-table.js';
 import type { Container } from './container.js';
 import type { MemoryLimit } from './memory.js';
 import { type Child, program, type Sandbox, type SpawnOptions } from './sandbox.js';
 import { eventually, type Stack } from './stack.js';
-import { netnsInode } from '../topology/network.js';
 
 export interface Answer {
   ok: boolean;
@@ -35,6 +35,11 @@ export class Endpoint {
   /** Of the program; in a container only once it has answered. */
   get pid(): number {
     return this.#container?.pid ?? this.child.pid;
+  }
+
+  /** Number of its network namespace as the kernel shows it; only once it has answered. */
+  get netns(): number {
+    return statSync(`/proc/${String(this.pid)}/ns/net`).ino;
   }
 
   /** Runs a command and returns its answer, whatever it says. */
@@ -91,33 +96,53 @@ export interface ConnectionOptions {
   sockopts?: string[];
 }
 
+/** The ports of a connection as its ends see them. */
+export interface Ports {
+  /** The server's own port. */
+  port: number;
+  /** The client's own port. */
+  clientPort: number;
+  /** The client's port as the server sees it. */
+  seenPort: number;
+}
+
 /** A client and a server process with one connection, handle 2 on both sides. */
 export class Connection {
   readonly client: Endpoint;
   readonly server: Endpoint;
   /** Of the client's and the server's network namespace. */
   readonly netns: readonly [number, number];
-  /** The server's own port. */
-  port = 0;
-  /** The client's own port. */
-  clientPort = 0;
-  /** The client's port as the server sees it. */
-  seenPort = 0;
+  readonly port: number;
+  readonly clientPort: number;
+  readonly seenPort: number;
 
-  private constructor(sandbox: Sandbox, options: ConnectionOptions) {
-    this.client = new Endpoint(sandbox, options.client);
-    this.server = new Endpoint(sandbox, options.server);
-    this.netns = [netnsInode(options.client?.netns), netnsInode(options.server?.netns)];
+  /** Of two endpoints that are connected already. */
+  constructor(client: Endpoint, server: Endpoint, { port, clientPort, seenPort }: Ports) {
+    this.client = client;
+    this.server = server;
+    this.netns = [client.netns, server.netns];
+    this.port = port;
+    this.clientPort = clientPort;
+    this.seenPort = seenPort;
   }
 
   static async open(sandbox: Sandbox, options: ConnectionOptions = {}): Promise<Connection> {
-    const connection = new Connection(sandbox, options);
-    const { client, server } = connection;
+    const client = new Endpoint(sandbox, options.client);
+    const server = new Endpoint(sandbox, options.server);
     for (const { child } of [client, server]) {
       // An answer shows that it runs under its own name and in its cgroup.
       if (options.memory !== undefined) await client.do('pid');
       options.memory?.add(child.pid);
     }
+    return Connection.between(client, server, options);
+  }
+
+  /** Connects two endpoints that run already. */
+  static async between(
+    client: Endpoint,
+    server: Endpoint,
+    options: Omit<ConnectionOptions, 'client' | 'server' | 'memory'> = {},
+  ): Promise<Connection> {
     const address = options.address ?? '127.0.0.1';
     const listen = options.listen ?? address;
     const family = (of: string): string => (of.includes(':') ? '6' : '4');
@@ -127,16 +152,14 @@ export class Connection {
       await server.do(`setsockopt 1 ${option}`);
       await client.do(`setsockopt 2 ${option}`);
     }
-    connection.port = (await server.do(`listen 1 ${listen} ${String(options.port ?? 0)}`)).port ?? 0;
+    const port = (await server.do(`listen 1 ${listen} ${String(options.port ?? 0)}`)).port ?? 0;
     if (options.bind) await client.do(`bind 2 ${options.bind.address} ${String(options.bind.port)}`);
-    const connected = await client.do(`connect 2 ${address} ${String(options.connectPort ?? connection.port)}`);
-    connection.clientPort = connected.port ?? 0;
-    connection.seenPort = (await server.do('accept 1 2')).port ?? 0;
+    const connected = await client.do(`connect 2 ${address} ${String(options.connectPort ?? port)}`);
+    const seenPort = (await server.do('accept 1 2')).port ?? 0;
     if (options.blocking !== true) {
-      await client.do('nonblock 2 1');
-      await server.do('nonblock 2 1');
+      for (const end of [client, server]) await end.do('nonblock 2 1');
     }
-    return connection;
+    return new Connection(client, server, { port, clientPort: connected.port ?? 0, seenPort });
   }
 
   /** This connection's pair, by what both ends know of themselves. */

@@ -3,9 +3,9 @@ import assert from 'node:assert/strict';
 import { inspect } from 'node:util';
 
 import { cgroupId } from '../../../addon/index.js';
-import type { End, PairRecord } from '../../../controller/datapath/pair-table.js';
+import { type End, type PairRecord, SIDES } from '../../../controller/datapath/pair-table.js';
 import { Connection, type ConnectionOptions } from './endpoint.js';
-import type { Python } from './python.js';
+import { Python } from './python.js';
 import type { Sandbox } from './sandbox.js';
 import { eventually, type Stack } from './stack.js';
 
@@ -71,7 +71,21 @@ export class Pairing {
     const find = (): PairRecord | undefined => this.stack.records().find(({ ends: [end] }) => end.port === clientPort);
     const pair = await this.accelerated(find, p.exchange(client, server));
     assertEnds(pair, { port: clientPort, remotePort: serverPort }, { port: serverPort, remotePort: clientPort });
+    await this.assertSockets(pair, p, client, server);
     return pair;
+  }
+
+  /** The two ends of a pair are these two sockets and no others. */
+  async assertSockets(pair: PairRecord, p: Python, client: string, server: string): Promise<void> {
+    assert.deepEqual(
+      this.cookies(pair),
+      await Promise.all([client, server].map((socket) => p.run<string>(`cookie(${socket})`))),
+    );
+  }
+
+  /** The cookies of a pair's two sockets, both of which have read something. */
+  cookies({ slot }: PairRecord): [string, string] {
+    return SIDES.map((side) => String(this.stack.datapath.pairs.holder(slot, side)?.cookie)) as [string, string];
   }
 
   /** The data are right, no pair was ever made for them and nothing was redirected. */
@@ -112,5 +126,32 @@ export class Pairing {
     );
     assert.deepEqual(this.unpaired(), {});
     return c;
+  }
+
+  /** Waits until every slot has come back, and checks that none was lost or counted twice on the way. */
+  async nothingLeaked(slots: number): Promise<void> {
+    await eventually('all slots are free', () => this.stack.datapath.pairs.tally().free === slots);
+    const { releaseFailed, totalsLost, closedPairs } = this.stack.datapath.counters();
+    assert.deepEqual({ releaseFailed, totalsLost }, { releaseFailed: 0, totalsLost: 0 });
+    assert.deepEqual(this.stack.datapath.occupiedSlots(), []);
+    assert.equal(this.#generations(slots), closedPairs, 'each claimed slot was returned once');
+    // The queue of free slots holds each of them, once.
+    const p = new Python(this.sandbox);
+    const before = this.stack.datapath.counters();
+    await p.run(`listening = listener(); held = [connection(listening) for _ in range(${String(slots + 1)})]`);
+    const after = this.stack.datapath.counters();
+    assert.equal(after.pairs - before.pairs, slots);
+    assert.equal((after.unpaired['table_full'] ?? 0) - (before.unpaired['table_full'] ?? 0), 1);
+    assert.equal(this.stack.records('observed').length, slots);
+    await p.run('[s.close() for pair in held for s in pair]');
+    await eventually('all slots are free again', () => this.stack.datapath.pairs.tally().free === slots);
+  }
+
+  /** How often a slot has been claimed. */
+  #generations(slots: number): number {
+    return Array.from({ length: slots }, (_, slot) => this.stack.datapath.pairs.control(slot).generation).reduce(
+      (a, b) => a + b,
+      0,
+    );
   }
 }

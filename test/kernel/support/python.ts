@@ -4,18 +4,18 @@ import type { Child, Sandbox, SpawnOptions } from './sandbox.js';
 
 /** Each line of input is an expression or statements; the answer is its value. */
 const PYTHON_LOOP = String.raw`
-import ctypes, json, os, select, socket, struct, sys
+import ctypes, hashlib, json, os, select, socket, struct, sys
 TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ, TCP_REPAIR_WINDOW = 19, 20, 21, 29
 RECEIVE_QUEUE, SEND_QUEUE, NO_PROBE = 1, 2, -1
 HOME = '127.0.0.1'
 libc = ctypes.CDLL(None, use_errno=True)
 
-def listener(protocol=0, backlog=128, **options):
+def listener(protocol=0, backlog=128, at=0, **options):
     s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, protocol)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     for name, value in options.items():
         s.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    s.bind((HOME, 0))
+    s.bind((HOME, at))
     s.listen(backlog)
     return s
 
@@ -60,6 +60,50 @@ def disconnect(s):
     if libc.connect(s.fileno(), struct.pack('H14x', socket.AF_UNSPEC), 16):
         raise OSError(ctypes.get_errno(), 'connect')
 
+def cookie(s):
+    return str(struct.unpack('Q', s.getsockopt(socket.SOL_SOCKET, 57, 8))[0]) # SO_COOKIE
+
+# Sockets made from now on belong to this network namespace.
+def enter(netns):
+    with open('/run/netns/' + netns) as file:
+        if libc.setns(file.fileno(), 0x40000000): # CLONE_NEWNET
+            raise OSError(ctypes.get_errno(), 'setns')
+
+# What one end of a connection says in one round: both ends can tell, and nobody else says the same.
+def words(key, end, number, size):
+    return hashlib.shake_128(f'{key} {end} {number}'.encode()).digest(size)
+
+# Runs one end of many connections, by key, through rounds of question and answer. Every byte is checked.
+def converse(ends, end, first, rounds, size):
+    other = {'client': 'server', 'server': 'client'}[end]
+    keys = {s.fileno(): key for key, s in ends.items()}
+    number, heard = dict.fromkeys(ends, first), dict.fromkeys(ends, b'')
+    poll = select.epoll()
+    for key, s in ends.items():
+        poll.register(s, select.EPOLLIN)
+        if end == 'client':
+            s.sendall(words(key, end, first, size))
+    left = len(ends)
+    while left:
+        ready = poll.poll(10)
+        assert ready, f'{left} heard nothing: {[(key, number[key]) for key in ends][:5]}'
+        for fd, _ in ready:
+            key = keys[fd]
+            part = ends[key].recv(size - len(heard[key]), socket.MSG_DONTWAIT)
+            assert part, f'{key}: end of stream'
+            heard[key] += part
+            if len(heard[key]) < size:
+                continue
+            assert heard[key] == words(key, other, number[key], size), f'{key}: what was heard in round {number[key]} is not what its peer said'
+            heard[key] = b''
+            if end == 'server':
+                ends[key].sendall(words(key, end, number[key], size))
+            number[key] += 1
+            if number[key] == first + rounds:
+                left -= 1
+            elif end == 'client':
+                ends[key].sendall(words(key, end, number[key], size))
+
 # Sequence numbers of what this socket sends and receives next.
 def sequences(s):
     s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
@@ -83,6 +127,15 @@ def restored(own, peer, numbers):
 def end_repair(s, how=0):
     s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, how)
 
+# A socket whose first sequence number will be this one.
+def beginning_with(number):
+    s = socket.socket()
+    s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+    s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, SEND_QUEUE)
+    s.setsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ, struct.pack('I', number))
+    end_repair(s)
+    return s
+
 # What checkpoint and restore do to a socket whose queues are empty.
 def restore(s):
     numbers, own, peer = sequences(s), s.getsockname(), s.getpeername()
@@ -92,25 +145,39 @@ def restore(s):
     s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_WINDOW, window)
     return s
 
-scope = globals()
-for line in sys.stdin:
-    code, answer = json.loads(line), {}
-    try:
+# The names here are nobody else's.
+def serve():
+    for line in sys.stdin:
+        code, answer = json.loads(line), {}
         try:
-            answer['value'] = eval(compile(code, 'test', 'eval'), scope)
-        except SyntaxError:
-            exec(code, scope)
-    except Exception as error:
-        answer['error'] = repr(error)
-    print(json.dumps(answer), flush=True)
+            try:
+                answer['value'] = eval(compile(code, 'test', 'eval'), globals())
+            except SyntaxError:
+                exec(code, globals())
+        except Exception as error:
+            answer['error'] = repr(error)
+        print(json.dumps(answer), flush=True)
+
+serve()
 `;
 
 export class Python {
   readonly #child: Child;
   #answers = 0;
 
-  constructor(sandbox: Sandbox, options: SpawnOptions = {}) {
-    this.#child = sandbox.spawn('python3', ['-u', '-c', PYTHON_LOOP], options);
+  /** @param through a command that runs the command in its arguments, such as unshare(1) */
+  constructor(sandbox: Sandbox, options: SpawnOptions = {}, through: readonly string[] = []) {
+    const python = ['-u', '-c', PYTHON_LOOP];
+    const [command, ...args] = through;
+    this.#child =
+      command === undefined
+        ? sandbox.spawn('python3', python, options)
+        : sandbox.spawn(command, [...args, 'python3', ...python], options);
+  }
+
+  /** Of the process, which is `through` in the beginning. */
+  get pid(): number {
+    return this.#child.pid;
   }
 
   /** Runs code; returns the value of an expression. */

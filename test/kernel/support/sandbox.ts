@@ -135,13 +135,14 @@ export class Sandbox {
   /** cgroup directory that a datapath under test attaches to. */
   readonly cgroup: string;
   readonly pinDir: string;
+  /** Of all that this process made. */
+  readonly #number = ++made;
   readonly #undo: (() => void | Promise<void>)[] = [];
   readonly #children = new Set<Child>();
 
   constructor(name: string) {
-    made++;
     this.dir = mkdtempSync(join(tmpdir(), `slipstream-${name}-`));
-    this.cgroup = join(cgroupRoot(), `slipstream-test-${String(process.pid)}-${String(made)}`);
+    this.cgroup = join(cgroupRoot(), `slipstream-test-${String(process.pid)}-${String(this.#number)}`);
     const bpffs = join(this.dir, 'bpf');
     mkdirSync(bpffs);
     mountBpf(bpffs);
@@ -188,7 +189,7 @@ export class Sandbox {
 
   /** A network namespace with its loopback up. */
   makeNetns(name: string): string {
-    const full = `slipstream-${String(process.pid)}-${String(made)}-${name}`;
+    const full = `slipstream-${String(process.pid)}-${String(this.#number)}-${name}`;
     execFileSync('ip', ['netns', 'add', full]);
     this.undo(() => {
       execFileSync('ip', ['netns', 'delete', full]);
