@@ -20,7 +20,18 @@ export default defineConfig(
     rules: { '@typescript-eslint/no-non-null-assertion': 'off' },
   },
   {
+    files: ['controller/dashboard/*.{js,ts}'],
+    extends: [js.configs.recommended, tseslint.configs.strictTypeChecked, tseslint.configs.stylisticTypeChecked],
+    languageOptions: { parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname } },
+    rules: {
+      '@typescript-eslint/restrict-template-expressions': ['error', { allowNumber: true }],
+      // tsc knows what a browser has.
+      'no-undef': 'off',
+    },
+  },
+  {
     files: ['**/*.{js,cjs}', 'bin/*'],
+    ignores: ['controller/dashboard/**'],
     extends: [js.configs.recommended],
     languageOptions: {
       globals: { console: 'readonly', process: 'readonly', URL: 'readonly', setTimeout: 'readonly' },

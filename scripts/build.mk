@@ -27,7 +27,7 @@ ADDON_SOURCES := $(shell find addon -path addon/build -prune -o -type f \
 	\( -name '*.cc' -o -name '*.h' -o -name 'binding.gyp' \) -print)
 SCRIPT_SOURCES := $(shell find addon $(wildcard controller) -path addon/build -prune -o -type f -name '*.ts' ! -name '*.test.ts' -print)
 # Pages, styles and whatever else stands beside the modules that serve it.
-ASSETS := $(if $(wildcard controller),$(shell find controller -type f ! -name '*.ts' ! -name '*.md' ! -name '.*'))
+ASSETS := $(if $(wildcard controller),$(shell find controller -type f ! -name '*.ts' ! -name '*.md' ! -name 'tsconfig.json' ! -name '.*'))
 
 .PHONY: all bpf fixtures probe programs addon js force
 all: bpf fixtures probe programs addon js

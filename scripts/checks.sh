@@ -34,6 +34,9 @@ check_tidy_programs() {
 
 check_types() {
   node_modules/.bin/tsc --noEmit --incremental --tsBuildInfoFile build/cache/tsconfig.tsbuildinfo
+  # These know what a browser has.
+  node_modules/.bin/tsc -p controller/dashboard --incremental --tsBuildInfoFile build/cache/dashboard.tsbuildinfo
+  node_modules/.bin/tsc -p test/browser --incremental --tsBuildInfoFile build/cache/browser.tsbuildinfo
 }
 
 check_prettier() {

@@ -56,8 +56,8 @@ export interface ControllerOptions {
   learned?: LearnedPrograms;
   /** What the kernel gate found; left out: nothing is forbidden, every hazard assumed. */
   gate?: GateFacts | undefined;
-  /** Seconds from candidate to insertion, for the histogram. */
-  onPromoted?: (seconds: number) => void;
+  /** Seconds from candidate to insertion, for the histogram, and which pair it was. */
+  onPromoted?: (seconds: number, pair: string) => void;
   /** Called whenever the loop has looked at all that it looks at: a sign of life. */
   onSweep?: () => void;
   /** Called once when `down` asks this process to leave. */
@@ -403,7 +403,7 @@ export class Controller {
       controllerCounters.promoted();
       this.#failures.delete(slot);
       this.#track(slot, inserted);
-      this.#options.onPromoted?.(Number(now - candidate) / 1e9);
+      this.#options.onPromoted?.(Number(now - candidate) / 1e9, pairId(slot, control));
       this.#log.debug({ pair: pairId(slot, control) }, 'promoted');
       return;
     }

@@ -28,11 +28,15 @@ import {
 import { type GateFacts, gateFacts, MEANING, TRY_AGAIN } from '../probe/findings.js';
 import { GateError, type GateResult, runGate } from '../probe/gate.js';
 import { requireKernel } from '../probe/kernel.js';
-import type { KernelNames } from '../probe/kernel-version.js';
+import { type KernelNames, kernelNames, parseKernel } from '../probe/kernel-version.js';
+import { knownBugs } from '../probe/known-bugs.js';
+import { Activity } from './activity.js';
+import { Api } from './api.js';
 import { Controller } from './controller.js';
-import { formatListenAddress, type HttpSources, HttpServer, parseListenAddress } from './http.js';
+import { type HttpSources, HttpServer, parseListenAddress } from './http.js';
 import { Notifier } from './notify.js';
 import { type LoadedPolicy, PolicySource, readPolicy } from './policy-source.js';
+import { WebConfigFile } from './web-config.js';
 
 export interface UpOptions {
   policy: string | undefined;
@@ -41,6 +45,8 @@ export interface UpOptions {
   pinDir: string;
   /** `ADDR:PORT` */
   metrics: string;
+  /** TLS and users of the HTTP server, in exporter-toolkit's format; undefined: none of either. */
+  webConfig?: string | undefined;
   maxPairs: number;
   detachOnExit: boolean;
   /** Directory for what is learned. */
@@ -80,6 +86,7 @@ export async function up(options: UpOptions, environment: UpEnvironment): Promis
   const policy = await readPolicy(options.policy);
   for (const warning of policy.warnings) log.warn(formatProblem(warning));
   const address = parseListenAddress(options.metrics);
+  const webConfig = options.webConfig === undefined ? undefined : new WebConfigFile(options.webConfig);
   requireRoot('up');
   const learned = new LearnedPrograms(options.stateDir);
   const sleeping = whyNotWake();
@@ -91,8 +98,12 @@ export async function up(options: UpOptions, environment: UpEnvironment): Promis
   requirePinDir(options.pinDir);
   refuseSecondInstance(options.pinDir, cgroupDir);
 
-  const sources: HttpSources = { metrics: undefined, notReady: () => 'the datapath is not attached yet' };
-  const http = await HttpServer.listen(address, sources);
+  const sources: HttpSources = {
+    metrics: undefined,
+    api: undefined,
+    notReady: () => 'the datapath is not attached yet',
+  };
+  const http = await HttpServer.listen(address, sources, { webConfig, log });
   try {
     mountBpffsFor(options.pinDir);
     const lock = await acquireLock(options.pinDir);
@@ -166,13 +177,14 @@ async function serve(options: UpOptions, context: Context): Promise<void> {
       resolve('taken down');
     };
   });
-  const metrics = new Metrics({
+  const shown = {
     datapath,
     cgroups,
     version: context.version,
     stalled: () => controller.stalled,
     learned: () => context.learned.list.length,
-  });
+  };
+  const metrics = new Metrics(shown);
   const controller = new Controller({
     datapath,
     cgroups,
@@ -181,10 +193,11 @@ async function serve(options: UpOptions, context: Context): Promise<void> {
     learned: context.learned,
     stallAfter: options.stallAfter * 1000,
     gate: gate.facts,
-    onPromoted: (seconds) => {
-      metrics.promoted(seconds);
+    onPromoted: (seconds, pair) => {
+      metrics.promoted(seconds, pair);
     },
     onSweep: () => {
+      metrics.swept();
       notifier.alive(standing);
     },
     onLeave: leave,
@@ -193,16 +206,25 @@ async function serve(options: UpOptions, context: Context): Promise<void> {
   const record = new PolicyRecord(options.stateDir, options.pinDir, datapath.settings.loadedNs);
   const source = followPolicy(options.policy, context, controller, metrics, datapath, record);
   controller.start();
-  sources.metrics = async () => ({ body: await metrics.render(), contentType: metrics.registry.contentType });
+  const activity = new Activity(log, datapath.controllerCounters);
+  sources.metrics = (format) => metrics.render(format);
+  const kernel = parseKernel(context.kernel ?? kernelNames());
+  sources.api = new Api({
+    ...shown,
+    metrics,
+    pinDir: options.pinDir,
+    kernel: { name: kernel.name, bugs: knownBugs(kernel).bugs },
+  });
   sources.notReady = () => undefined;
   notifier.ready(standing());
   say(
     `${adopted !== undefined ? 'adopted the datapath at' : 'attached to'} ${context.cgroupDir}, pinned in ${options.pinDir}, ` +
-      `metrics at http://${formatListenAddress(context.http.address)}/metrics`,
+      `metrics at ${context.http.origin}/metrics, dashboard at ${context.http.origin}/`,
   );
 
   const end = await Promise.race([signals.ended, left]);
   sources.notReady = () => 'shutting down';
+  activity.close();
   notifier.stopping(end === 'signal' && !options.detachOnExit ? 'leaving the datapath in place' : 'draining');
   await source?.close();
   if (end === 'signal' && options.detachOnExit) {
@@ -387,6 +409,7 @@ function followPolicy(
   });
   source.on('invalid', (problems) => {
     datapath.controllerCounters.policyReloaded(false);
+    metrics.policyFailed(problems);
     result = `policy not reloaded, the old one stays in force: ${problems}`;
     log.error(result);
   });

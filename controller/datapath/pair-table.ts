@@ -250,6 +250,11 @@ export class PairTable {
     return this.#records.get(slot, this.#f.passedMessages[side]);
   }
 
+  /** Bytes that an end has received, redirected or not. */
+  receivedBytes(slot: number, reader: Side): number {
+    return this.#records.get(slot, this.#f.receivedBytes[reader]);
+  }
+
   cgroupId(slot: number, side: Side): bigint {
     return this.#records.getBig(slot, this.#f.cgroup[side]);
   }

@@ -43,38 +43,46 @@ export function readStatus(pinDir: string, objectFile: string, version: string):
   if (!isBpffsDirectory(pinDir) || Datapath.pinState(pinDir) !== 'complete') return { version, pinDir, loaded: false };
   const datapath = Datapath.adopt(objectFile, pinDir);
   try {
-    const cgroups = new CgroupNames(cgroupRoot());
-    const { settings, controllerCounters } = datapath;
-    const counters = datapath.counters();
-    const totals = cgroupTotals(datapath, cgroups);
     return {
       version,
       pinDir,
       loaded: true,
-      datapath: {
-        version: settings.version,
-        abiVersion: settings.abiVersion,
-        controllerRunning: isHeld(pinDir),
-        paused: settings.paused,
-        attachedCgroup: cgroups.path(settings.attachedCgroup) ?? null,
-        gate: settings.gate,
-        loadedSeconds: Number(process.hrtime.bigint() - settings.loadedNs) / 1e9,
-        maxPairs: settings.maxPairs,
-        pairs: datapath.pairs.tally(),
-        pairsTotal: counters.pairs,
-        promotions: controllerCounters.promotions,
-        redirectedBytes: totals.reduce((sum, { bytes }) => sum + bytes, 0),
-        redirectedMessages: totals.reduce((sum, { messages }) => sum + messages, 0),
-        passed: counters.passed,
-        refusals: controllerCounters.refusals,
-        demotions: controllerCounters.demotions,
-        unpaired: counters.unpaired,
-        eventsLost: counters.eventsLost,
-      },
+      datapath: datapathStatus(datapath, new CgroupNames(cgroupRoot()), isHeld(pinDir)),
     };
   } finally {
     datapath.close();
   }
+}
+
+/** What is loaded and what it did. */
+export function datapathStatus(
+  datapath: Datapath,
+  cgroups: CgroupNames,
+  controllerRunning: boolean,
+): NonNullable<Status['datapath']> {
+  const { settings, controllerCounters } = datapath;
+  const counters = datapath.counters();
+  const totals = cgroupTotals(datapath, cgroups);
+  return {
+    version: settings.version,
+    abiVersion: settings.abiVersion,
+    controllerRunning,
+    paused: settings.paused,
+    attachedCgroup: cgroups.path(settings.attachedCgroup) ?? null,
+    gate: settings.gate,
+    loadedSeconds: Number(process.hrtime.bigint() - settings.loadedNs) / 1e9,
+    maxPairs: settings.maxPairs,
+    pairs: datapath.pairs.tally(),
+    pairsTotal: counters.pairs,
+    promotions: controllerCounters.promotions,
+    redirectedBytes: totals.reduce((sum, { bytes }) => sum + bytes, 0),
+    redirectedMessages: totals.reduce((sum, { messages }) => sum + messages, 0),
+    passed: counters.passed,
+    refusals: controllerCounters.refusals,
+    demotions: controllerCounters.demotions,
+    unpaired: counters.unpaired,
+    eventsLost: counters.eventsLost,
+  };
 }
 
 /** A controller holds the lock of its pin directory for as long as it lives. */

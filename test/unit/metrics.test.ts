@@ -1,33 +1,17 @@
 /** Names and help are part of the interface; counters never go back. */
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 
 import type { CgroupNames } from '../../controller/datapath/cgroups.js';
 import type { Datapath, Total } from '../../controller/datapath/datapath.js';
 import { ControllerCounters } from '../../controller/datapath/settings.js';
+import { DESCRIPTIONS, type Description, METRIC_NAMES } from '../../controller/metrics/descriptions.js';
+import { describeMetrics } from '../../controller/metrics/document.js';
 import { Metrics } from '../../controller/metrics/metrics.js';
-import { fakeTable, objectLayout } from './support.js';
-
-/** The list of the design, with the labels of each. */
-const INTERFACE: Record<string, { type: string; labels: string[] }> = {
-  slipstream_build_info: { type: 'gauge', labels: ['datapath_version', 'version'] },
-  slipstream_pairs: { type: 'gauge', labels: ['state'] },
-  slipstream_pairs_total: { type: 'counter', labels: [] },
-  slipstream_unpaired_total: { type: 'counter', labels: ['reason'] },
-  slipstream_promotions_total: { type: 'counter', labels: [] },
-  slipstream_demotions_total: { type: 'counter', labels: ['reason'] },
-  slipstream_refusals_total: { type: 'counter', labels: ['reason'] },
-  slipstream_redirected_bytes_total: { type: 'counter', labels: ['cgroup'] },
-  slipstream_redirected_messages_total: { type: 'counter', labels: ['cgroup'] },
-  slipstream_passed_messages_total: { type: 'counter', labels: ['reason'] },
-  slipstream_backlog_bytes: { type: 'gauge', labels: [] },
-  slipstream_stalled_directions: { type: 'gauge', labels: [] },
-  slipstream_learned_programs: { type: 'gauge', labels: [] },
-  slipstream_dropped_messages_total: { type: 'counter', labels: [] },
-  slipstream_promotion_seconds: { type: 'histogram', labels: ['le'] },
-  slipstream_policy_info: { type: 'gauge', labels: ['file', 'hash', 'rules'] },
-  slipstream_policy_reloads_total: { type: 'counter', labels: ['result'] },
-  slipstream_events_lost_total: { type: 'counter', labels: [] },
-};
+import { REASONS } from '../../controller/metrics/reasons.js';
+import { fakeTable, objectLayout, ROOT } from './support.js';
 
 interface Shown {
   name: string;
@@ -54,7 +38,7 @@ describe('metrics', () => {
       datapath: {
         pairs: table.pairs,
         controllerCounters: counters,
-        settings: { version: '0.9.0' },
+        settings: { version: '0.9.0', maxPairs: 2, gate: { failed: ['splice'], unknown: ['signal'] } },
         closedTotals: () => closed,
         runPromote: () => 1,
         counters: () => ({
@@ -93,19 +77,81 @@ describe('metrics', () => {
     )?.value;
   }
 
-  it('have the names, types and labels of the interface', async () => {
+  it('have the names, types and labels that are promised', async () => {
     metrics.setPolicy({ file: 'p.yaml', hash: 'abc', rules: 2 });
-    metrics.promoted(0.01);
-    counters.policyReloaded(true);
-    const found: typeof INTERFACE = {};
+    metrics.promoted(0.01, '1.1');
     const shown = await series();
+    const found: Record<string, Omit<Description, 'help'>> = {};
     for (const { name, type } of await metrics.registry.getMetricsAsJSON()) {
       if (!name.startsWith('slipstream_')) continue;
       const lines = shown.filter((line) => line.name === name || line.name === `${name}_bucket`);
       const labels = new Set(lines.flatMap((line) => Object.keys(line.labels)));
-      found[name] = { type: String(type), labels: [...labels].sort() };
+      labels.delete('le');
+      found[name] = { type: String(type) as Description['type'], labels: [...labels].sort() };
     }
-    assert.deepEqual(found, INTERFACE);
+    const promised = METRIC_NAMES.map((name) => {
+      const { type, labels } = DESCRIPTIONS[name];
+      return [name, { type, labels: [...labels].sort() }];
+    });
+    assert.deepEqual(found, Object.fromEntries(promised));
+  });
+
+  it('are what docs/metrics.md says (npm run docs)', async () => {
+    const current = await describeMetrics(objectLayout());
+    assert.equal(readFileSync(join(ROOT, 'docs', 'metrics.md'), 'utf8'), current);
+  });
+
+  it('explain every reason, and none that there is not', () => {
+    const enums = {
+      slipstream_refusals_total: 'refusal_reason',
+      slipstream_demotions_total: 'demotion_reason',
+      slipstream_passed_messages_total: 'pass_reason',
+      slipstream_unpaired_total: 'unpaired_reason',
+    } as const;
+    for (const [name, type] of Object.entries(enums)) {
+      const labels = objectLayout()
+        .labels(type)
+        .filter((label) => label !== 'none');
+      assert.deepEqual(Object.keys(REASONS[name as keyof typeof enums]), labels, name);
+    }
+  });
+
+  /** Runs a checker of others over the text; its complaint, or nothing. */
+  function complaint(command: string, args: string[], input: string): string {
+    const { status, stdout, stderr, error } = spawnSync(command, args, { input, encoding: 'utf8' });
+    return error !== undefined ? error.message : status === 0 && stderr === '' ? '' : `${stdout}${stderr}`;
+  }
+
+  it('have no flaw that promtool knows of', async () => {
+    metrics.setPolicy({ file: 'p.yaml', hash: 'abc', rules: 2 });
+    metrics.promoted(0.01, '1.1');
+    const text = await metrics.render('text');
+    assert.equal(complaint('promtool', ['check', 'metrics'], text), '');
+    assert.notEqual(
+      complaint('promtool', ['check', 'metrics'], text.replaceAll('slipstream_pairs_total', 'slipstream_pairs_sum')),
+      '',
+    );
+  });
+
+  it('are valid OpenMetrics to the strict parser of its reference implementation', async () => {
+    metrics.setPolicy({ file: 'p"\n.yaml', hash: 'abc', rules: 2 });
+    metrics.promoted(0.01, '7.3');
+    const parse = [
+      '-c',
+      'import sys\nfrom prometheus_client.openmetrics.parser import text_string_to_metric_families as parse\n' +
+        'for f in parse(sys.stdin.read()):\n  for s in f.samples: print(s.name, s.exemplar.labels if s.exemplar else "")',
+    ];
+    await metrics.render('text'); // one format leaves the other alone
+    const text = await metrics.render('openMetrics');
+    const { stdout, stderr, status } = spawnSync('/usr/bin/python3', parse, { input: text, encoding: 'utf8' });
+    assert.equal(status, 0, stderr);
+    assert.match(stdout, /^slipstream_pairs_total /m);
+    assert.match(stdout, /^slipstream_promotion_seconds_bucket \{'pair': '7\.3'\}$/m);
+    assert.match(text, /^# TYPE slipstream_refusals counter$/m);
+    assert.match(text, /^# TYPE slipstream_pairs_total unknown$/m);
+    assert.ok(text.endsWith('\n# EOF\n'));
+    assert.notEqual(complaint('/usr/bin/python3', parse, text.replace('# EOF\n', '')), '');
+    assert.match(await metrics.render('text'), /^slipstream_refusals_total\{reason="policy"\} 0$/m);
   });
 
   it('have help, base units and a suffix for what only grows', async () => {
@@ -152,6 +198,27 @@ describe('metrics', () => {
     assert.equal(await value('slipstream_pairs_total'), 12, 'the same at the next scrape');
   });
 
+  it('tell what the gate found, and how the policy was last read', async () => {
+    for (const [finding, is] of [
+      ['splice', 'failed'],
+      ['signal', 'unknown'],
+      ['order', 'ok'],
+    ] as const) {
+      for (const status of ['ok', 'failed', 'unknown']) {
+        assert.equal(await value('slipstream_gate_finding', { finding, status }), status === is ? 1 : 0);
+      }
+    }
+    metrics.setPolicy({ file: 'a.yaml', hash: '1', rules: 0 });
+    const read = await value('slipstream_policy_last_reload_success_timestamp_seconds');
+    assert.equal(await value('slipstream_policy_last_reload_successful'), 1);
+    metrics.policyFailed('a.yaml:1:1: wrong');
+    assert.equal(await value('slipstream_policy_last_reload_successful'), 0);
+    assert.equal(await value('slipstream_policy_last_reload_success_timestamp_seconds'), read);
+    assert.equal(metrics.policy?.last.problem, 'a.yaml:1:1: wrong');
+    metrics.setPolicy({ file: 'a.yaml', hash: '2', rules: 0 });
+    assert.equal(await value('slipstream_policy_last_reload_successful'), 1);
+  });
+
   it('show no free slots', async () => {
     assert.equal(await value('slipstream_pairs', { state: 'free' }), undefined);
   });
@@ -190,8 +257,8 @@ describe('metrics', () => {
   });
 
   it('tell how long promotions took', async () => {
-    metrics.promoted(0.004);
-    metrics.promoted(3);
+    metrics.promoted(0.004, '1.1');
+    metrics.promoted(3, '1.2');
     assert.equal(await value('slipstream_promotion_seconds_bucket', { le: '0.005' }), 1);
     assert.equal(await value('slipstream_promotion_seconds_bucket', { le: '+Inf' }), 2);
     assert.equal(await value('slipstream_promotion_seconds_sum'), 3.004);

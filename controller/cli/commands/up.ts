@@ -1,15 +1,8 @@
 import type { CommandModule } from 'yargs';
 
+import { makeDaemonLog } from '../../daemon/log.js';
 import { up } from '../../daemon/up.js';
-import {
-  logLevelOption,
-  makeLog,
-  pinDirOption,
-  requireNumber,
-  say,
-  stateDirOption,
-  timeoutOption,
-} from '../options.js';
+import { logLevelOption, pinDirOption, requireNumber, say, stateDirOption, timeoutOption } from '../options.js';
 import { objectFile, socketsProgram, VERSION } from '../package-info.js';
 
 interface UpArguments {
@@ -17,6 +10,7 @@ interface UpArguments {
   cgroup: string | undefined;
   'pin-dir': string;
   metrics: string;
+  'web-config': string | undefined;
   'max-pairs': number;
   'detach-on-exit': boolean;
   'state-dir': string;
@@ -49,7 +43,13 @@ export const upCommand: CommandModule<object, UpArguments> = {
         default: '127.0.0.1:9468',
         requiresArg: true,
         placeholder: 'ADDR:PORT',
-        describe: 'Address and port of /metrics, /healthz and /readyz',
+        describe: 'Address and port of the dashboard, /metrics, /api, /healthz and /readyz',
+      })
+      .option('web-config', {
+        type: 'string',
+        requiresArg: true,
+        placeholder: 'FILE',
+        describe: "TLS and users for that address: a file in the format of Prometheus' exporter-toolkit",
       })
       .option('max-pairs', {
         type: 'number',
@@ -81,6 +81,7 @@ export const upCommand: CommandModule<object, UpArguments> = {
         cgroup: args.cgroup,
         pinDir: args['pin-dir'],
         metrics: args.metrics,
+        webConfig: args['web-config'],
         maxPairs: requireNumber('max-pairs', args['max-pairs'], 1, 1_048_576),
         detachOnExit: args['detach-on-exit'],
         stateDir: args['state-dir'],
@@ -92,7 +93,7 @@ export const upCommand: CommandModule<object, UpArguments> = {
         objectFile: objectFile(),
         socketsProgram: socketsProgram(),
         version: VERSION,
-        log: makeLog(args['log-level']),
+        log: makeDaemonLog({ level: args['log-level'] }),
         say,
       },
     );

@@ -49,8 +49,7 @@ export class Daemon {
         sandbox.cgroup,
         '--pin-dir',
         sandbox.pinDir,
-        '--metrics',
-        '127.0.0.1:0',
+        ...(args.includes('--metrics') ? [] : ['--metrics', '127.0.0.1:0']),
         '--max-pairs',
         '1024',
         '--state-dir',
@@ -60,7 +59,7 @@ export class Daemon {
       { cgroup: null, ...options },
     );
     const url = await child.until(({ lines }) =>
-      lines.map((line) => /http:\S+\/metrics/.exec(line)?.[0]).find(Boolean),
+      lines.map((line) => /https?:\S+\/metrics/.exec(line)?.[0]).find(Boolean),
     );
     return new Daemon(child, url);
   }

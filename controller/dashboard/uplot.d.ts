@@ -1,0 +1,2 @@
+// The daemon serves the file of the package.
+export { default } from 'uplot';

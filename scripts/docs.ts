@@ -1,0 +1,11 @@
+/** npm run docs: writes the pages that are made of the code. */
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+import { BpfObject } from '../addon/index.js';
+import { objectFile, PACKAGE_ROOT } from '../controller/cli/package-info.js';
+import { Layout } from '../controller/datapath/layout.js';
+import { describeMetrics } from '../controller/metrics/document.js';
+
+const layout = new Layout(BpfObject.open(objectFile()));
+writeFileSync(join(PACKAGE_ROOT, 'docs', 'metrics.md'), await describeMetrics(layout));
