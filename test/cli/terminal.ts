@@ -92,7 +92,8 @@ export class Terminal {
       await this.#update();
       const lines = this.lines();
       if (wanted(lines)) return lines;
-      const seen = this.#holder.lines.length;
+      // What came while the emulator was at work is not on the screen yet.
+      const seen = this.#read;
       try {
         await this.#holder.until(({ lines: said }) => (said.length > seen || this.#ended() ? true : undefined));
       } catch (error) {

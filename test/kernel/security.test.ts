@@ -108,7 +108,7 @@ describe('security', function () {
       if (missing !== undefined) skip(this, missing);
       const daemon = await Daemon.start(sandbox);
       openTheWay();
-      mkdirSync(stateDir(sandbox), { mode: 0o700 });
+      mkdirSync(stateDir(sandbox), { mode: 0o700, recursive: true });
       const ids = readdirSync(sandbox.pinDir).flatMap((name) => {
         const path = join(sandbox.pinDir, name);
         if (!name.startsWith('link_')) {

@@ -14,9 +14,9 @@ import {
 import { delimiter, dirname, join } from 'node:path';
 
 import { attachedPrograms } from '../../addon/index.js';
-import { Daemon, run, type Result } from './support/daemon.js';
-import { Connection } from './support/endpoint.js';
-import { needsRoot, ROOT, Sandbox, type SpawnOptions } from './support/sandbox.js';
+import { Daemon, run, type Result } from '../kernel/support/daemon.js';
+import { Connection } from '../kernel/support/endpoint.js';
+import { needsRoot, ROOT, Sandbox, type SpawnOptions } from '../kernel/support/sandbox.js';
 
 /** What npm and the program itself call: no compiler, no make, no python. */
 const COMMANDS = ['node', 'npm', 'npx', 'sh', 'env'];

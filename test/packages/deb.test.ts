@@ -6,9 +6,9 @@ import { join } from 'node:path';
 
 import { attachedPrograms } from '../../addon/index.js';
 import { readStatus, type Status } from '../../controller/view/status.js';
-import { Machine, makePackage, makeRoot, whyNoMachines } from './support/machine.js';
-import { needsRoot, OBJECT_FILE, ROOT, Sandbox, skip } from './support/sandbox.js';
-import { Traffic } from './support/traffic.js';
+import { Machine, makePackage, makeRoot, whyNoMachines } from '../kernel/support/machine.js';
+import { needsRoot, OBJECT_FILE, ROOT, Sandbox, skip } from '../kernel/support/sandbox.js';
+import { Traffic } from '../kernel/support/traffic.js';
 
 const UNIT = 'slipstream-bpf.service';
 const PIN_DIR = '/sys/fs/bpf/slipstream';
