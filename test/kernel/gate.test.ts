@@ -277,7 +277,7 @@ describe('kernel gate', function () {
       };
       const url = await eventually('it is attached or has failed', () => {
         if (failed !== undefined) return 'failed';
-        return said.map((line) => /http:\S+/.exec(line)?.[0]).find(Boolean);
+        return said.map((line) => /http:\S+\/metrics/.exec(line)?.[0]).find(Boolean);
       });
       if (failed !== undefined) throw failed as Error;
       sandbox.undo(stop);
