@@ -32,6 +32,11 @@ static __always_inline struct handshake *handshake_of(__u64 key)
 	return bpf_map_lookup_elem(&handshakes, &index);
 }
 
+static __always_inline __u32 claim_generation(__u64 claim)
+{
+	return (claim & ~CLAIM_JOINED) >> 32;
+}
+
 /* A SYN reached a listener and its answer's sequence number is chosen. */
 static __always_inline void remember_handshake(struct bpf_sock_ops *ctx)
 {
@@ -156,14 +161,28 @@ static __always_inline void free_pair(struct pair *pair, __u32 slot)
 
 /*
  * A second client comes with the two numbers of the first. A handshake has one
- * client, so one of them forged its answer: neither is believed, and the first
- * one's slot stays HALF until it closes. The true client always comes before the
- * server joins, so nobody takes the place of a client that is seen here.
+ * client, so one of them forged its answer: neither is believed. The first one's
+ * slot stays HALF until it closes, or, if the server has joined already, its pair
+ * is never promoted.
  */
-static __always_inline void disown(struct handshake *handshake)
+static __always_inline void disown(struct handshake *handshake, __u64 claim, __u64 key)
 {
-	handshake->key = 0;
+	__u32 control, slot = (__u32)claim - 1;
+	struct pair *pair = bpf_map_lookup_elem(&pairs, &slot);
+
+	/* Joined before any client came, closed since, or the entry is another's by now. */
+	control = pair ? READ_ONCE(pair->control) : 0;
+	if (!pair || generation_of(control) != claim_generation(claim) || pair->key != key) {
+		COUNT(unpaired[UNPAIRED_REMOTE_SERVER]);
+		return;
+	}
 	COUNT(unpaired[UNPAIRED_REPAIR]);
+	__sync_fetch_and_or(&pair->reader[SIDE_CLIENT].evidence, EVIDENCE_FORGED);
+	__sync_fetch_and_or(&pair->reader[SIDE_SERVER].evidence, EVIDENCE_FORGED);
+	if (!(claim & CLAIM_JOINED))
+		handshake->key = 0;
+	else if (is_in_sockmap(control))
+		emit(EVENT_READER, slot, control, SIDE_CLIENT);
 }
 
 /* The client is established: is its other end on this kernel? */
@@ -174,6 +193,7 @@ static __always_inline void claim(struct bpf_sock_ops *ctx)
 	struct handshake *handshake;
 	struct pair *pair;
 	__u32 slot, control;
+	__u64 other;
 
 	handshake = handshake_of(key);
 	if (!handshake || READ_ONCE(handshake->key) != key) {
@@ -182,8 +202,9 @@ static __always_inline void claim(struct bpf_sock_ops *ctx)
 	}
 	if (is_unsuitable(ctx))
 		return;
-	if (READ_ONCE(handshake->claim)) {
-		disown(handshake);
+	other = READ_ONCE(handshake->claim);
+	if (other) {
+		disown(handshake, other, key);
 		return;
 	}
 	if (!settings || settings->paused) {
@@ -215,9 +236,10 @@ static __always_inline void claim(struct bpf_sock_ops *ctx)
 	}
 	barrier();
 	pair->control = with_state(control, STATE_HALF);
-	if (__sync_val_compare_and_swap(&handshake->claim, 0,
-					(__u64)generation_of(control) << 32 | (slot + 1)))
-		disown(handshake);
+	other = __sync_val_compare_and_swap(&handshake->claim, 0,
+					    (__u64)generation_of(control) << 32 | (slot + 1));
+	if (other)
+		disown(handshake, other, key);
 }
 
 /* The server is established: is there a slot that its client claimed? */
@@ -234,16 +256,16 @@ static __always_inline void join(struct bpf_sock_ops *ctx)
 		COUNT(unpaired[UNPAIRED_REMOTE_CLIENT]);
 		return;
 	}
-	claim = READ_ONCE(handshake->claim);
-	handshake->key = 0; /* used up: no second server can ever match */
-	if (!claim) {
+	/* Used up: no second server can ever match. A second client is still known. */
+	claim = __sync_fetch_and_or(&handshake->claim, CLAIM_JOINED);
+	if (!claim || claim & CLAIM_JOINED) {
 		COUNT(unpaired[UNPAIRED_REMOTE_CLIENT]);
 		return;
 	}
 	if (is_unsuitable(ctx))
 		return; /* the slot stays HALF until its client closes */
 	slot = (__u32)claim - 1;
-	half = (__u32)(claim >> 32) << GENERATION_SHIFT | STATE_HALF;
+	half = claim_generation(claim) << GENERATION_SHIFT | STATE_HALF;
 	pair = bpf_map_lookup_elem(&pairs, &slot);
 	if (!pair)
 		return;

@@ -698,6 +698,7 @@ export function pairId(slot: number, control: Control): string {
 /** Why a pair is taken back that would be refused for this reason now. */
 function demotionFor(refusal: string): string {
   if (['policy', 'observe', 'kernel', 'helper'].includes(refusal)) return 'policy';
+  if (refusal === 'forged') return refusal;
   return refusal === 'program' || refusal === 'learned' ? 'program' : 'reader';
 }
 

@@ -37,9 +37,16 @@ export type Verdict =
   | { kind: 'wait'; turns: number }
   | { kind: 'refuse'; reason: string; retry: Retry };
 
-/** Evidence that rules a reader out whatever the policy says. */
+/** Evidence that rules a pair out whatever the policy says. */
 export function hardEvidence(bits: EvidenceBits): number {
-  return mask(bits, 'EVIDENCE_WAITALL', 'EVIDENCE_OUT_OF_BAND', 'EVIDENCE_TRUNCATE', 'EVIDENCE_ERROR_QUEUE');
+  return mask(
+    bits,
+    'EVIDENCE_WAITALL',
+    'EVIDENCE_OUT_OF_BAND',
+    'EVIDENCE_TRUNCATE',
+    'EVIDENCE_ERROR_QUEUE',
+    'EVIDENCE_FORGED',
+  );
 }
 
 /**
@@ -57,6 +64,8 @@ export function judgeCandidate(facts: CandidateFacts, policy: CompiledPolicy, bi
     return { kind: 'refuse', reason: decision.action === 'observe' ? 'observe' : 'policy', retry: 'policy' };
   }
   if (facts.kernelRefusal !== undefined) return { kind: 'refuse', reason: 'kernel', retry: 'never' };
+  const evidence = client.evidence | server.evidence;
+  if ((evidence & mask(bits, 'EVIDENCE_FORGED')) !== 0) return { kind: 'refuse', reason: 'forged', retry: 'never' };
   if (facts.ends.some((end) => excludedProgram(policy, end.program, facts.hazards) !== undefined)) {
     return { kind: 'refuse', reason: 'program', retry: 'policy' };
   }
@@ -66,7 +75,6 @@ export function judgeCandidate(facts: CandidateFacts, policy: CompiledPolicy, bi
     return { kind: 'refuse', reason: 'helper', retry: 'policy' };
   }
   if (facts.ends.some(({ learned }) => learned)) return { kind: 'refuse', reason: 'learned', retry: 'policy' };
-  const evidence = client.evidence | server.evidence;
   if ((evidence & (hardEvidence(bits) | softEvidence(bits))) !== 0)
     return { kind: 'refuse', reason: 'reader', retry: 'never' };
   const blocking = mask(bits, decision.blockingReaders ? 'EVIDENCE_BLOCKING_MANY' : 'EVIDENCE_BLOCKING');
