@@ -58,6 +58,7 @@ const pair = z.strictObject({
   state,
   ageSeconds: seconds,
   promotions: count,
+  adopted: z.boolean().describe('Established before the datapath was there; the age counts from the adoption'),
   reason: z.string().nullable().describe('Why it is not promoted, was taken back, or what is wrong with it'),
   client: z.strictObject(endShape),
   server: z.strictObject(endShape),

@@ -4,7 +4,7 @@ import { parseListenAddress } from '../../daemon/http.js';
 import { makeDaemonLog } from '../../daemon/log.js';
 import { up } from '../../daemon/up.js';
 import { checked, logLevelOption, numberOption, pinDirOption, say, stateDirOption, timeoutOption } from '../options.js';
-import { objectFile, socketsProgram, VERSION } from '../package-info.js';
+import { adoptObjectFile, objectFile, socketsProgram, VERSION } from '../package-info.js';
 
 interface UpArguments {
   policy: string | undefined;
@@ -17,6 +17,7 @@ interface UpArguments {
   'state-dir': string;
   'stall-after': number;
   'accept-known-bugs': boolean;
+  adopt: boolean;
   timeout: number;
   'log-level': string;
 }
@@ -72,6 +73,11 @@ export const upCommand: CommandModule<object, UpArguments> = {
         default: false,
         describe: 'Promote although this kernel release has a known bug that may strike',
       })
+      .option('adopt', {
+        type: 'boolean',
+        default: false,
+        describe: 'Also take connections that are established already, each in a moment of silence',
+      })
       .option('timeout', timeoutOption)
       .option('log-level', logLevelOption),
   handler: async (args) => {
@@ -87,6 +93,7 @@ export const upCommand: CommandModule<object, UpArguments> = {
         stateDir: args['state-dir'],
         stallAfter: args['stall-after'],
         acceptKnownBugs: args['accept-known-bugs'],
+        adoptObjectFile: args.adopt ? adoptObjectFile() : undefined,
         timeout: args.timeout,
       },
       {
