@@ -39,7 +39,7 @@ function complete({ words, arguments: places, options }: CommandDescription): st
 
 /** Something that an option takes. */
 function valueOf({ choices: [first], placeholder = '' }: OptionDescription): string {
-  return first ?? VALUES[placeholder as keyof typeof VALUES]?.[0] ?? '1';
+  return first ?? VALUES[placeholder]?.[0] ?? '1';
 }
 
 /** Of each kind of value: one that may be given, and what can't be; none: anything may. */
@@ -145,7 +145,10 @@ describe('every command', () => {
             const [one = valueOf(option), other = one === '1' ? '2' : one] = choices;
             const once = right.includes(flag) ? right : [...right, flag, one];
             await refuse([...once, flag, other], new RegExp(`${flag} was given more than once`));
-            await refuse([...without(flag), flag, ''], new RegExp(`${flag}(: unknown value| needs a value: it is empty)`));
+            await refuse(
+              [...without(flag), flag, ''],
+              new RegExp(`${flag}(: unknown value| needs a value: it is empty)`),
+            );
           }
           if (choices.length > 0)
             await refuse([...right, flag, 'nonsense'], new RegExp(`${flag}: unknown value 'nonsense'`));
