@@ -37,6 +37,7 @@ check_types() {
   # These know what a browser has.
   node_modules/.bin/tsc -p controller/dashboard --incremental --tsBuildInfoFile build/cache/dashboard.tsbuildinfo
   node_modules/.bin/tsc -p test/browser --incremental --tsBuildInfoFile build/cache/browser.tsbuildinfo
+  node_modules/.bin/tsc -p test/packages --incremental --tsBuildInfoFile build/cache/packages.tsbuildinfo
 }
 
 check_prettier() {

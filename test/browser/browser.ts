@@ -1,5 +1,5 @@
 /** A real browser: Debian's Chromium, driven by playwright-core, in a profile of its own that asks the network for nothing. */
-import { existsSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { type Browser, chromium } from 'playwright-core';
@@ -13,10 +13,14 @@ export function needsBrowser(context: Mocha.Context): void {
   if (!existsSync(PROGRAM)) skip(context, `${PROGRAM} is missing: the distribution does not offer it`);
 }
 
-/** Ends with the sandbox. */
-export async function startBrowser(sandbox: Sandbox): Promise<Browser> {
+/** Ends with the sandbox. @param netns network namespace by name; default: this process's */
+export async function startBrowser(sandbox: Sandbox, netns?: string): Promise<Browser> {
+  const inside = join(sandbox.dir, 'browser');
+  if (netns !== undefined) {
+    writeFileSync(inside, `#!/bin/sh\nexec nsenter --net=/run/netns/${netns} ${PROGRAM} "$@"\n`, { mode: 0o755 });
+  }
   const browser = await chromium.launch({
-    executablePath: PROGRAM,
+    executablePath: netns === undefined ? PROGRAM : inside,
     env: { ...process.env, HOME: join(sandbox.dir), XDG_CONFIG_HOME: sandbox.dir, XDG_CACHE_HOME: sandbox.dir },
     args: [
       '--headless',

@@ -1,28 +1,24 @@
 /** The Debian package on a system of its own: installed, started by systemd, upgraded under load, removed. */
 import assert from 'node:assert/strict';
-import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { attachedPrograms } from '../../addon/index.js';
-import { readStatus, type Status } from '../../controller/view/status.js';
-import { Machine, makePackage, makeRoot, whyNoMachines } from '../kernel/support/machine.js';
-import { needsRoot, OBJECT_FILE, ROOT, Sandbox, skip } from '../kernel/support/sandbox.js';
+import type { Status } from '../../controller/view/status.js';
+import { type Machine, whyNoMachines } from '../kernel/support/machine.js';
+import { needsRoot, ROOT, Sandbox, skip } from '../kernel/support/sandbox.js';
 import { Traffic } from '../kernel/support/traffic.js';
+import { DebianMachine, PIN_DIR, POLICY, UNIT } from './debian.js';
 
-const UNIT = 'slipstream-bpf.service';
-const PIN_DIR = '/sys/fs/bpf/slipstream';
-const POLICY = '/etc/slipstream-bpf/policy.yaml';
 /** What `systemd-analyze security` makes of the unit, of 100: from 50 on it calls one exposed. */
 const EXPOSURE = 35;
-
-type Maybe<T> = T | undefined | false;
 
 describe('the Debian package', function () {
   this.timeout(300_000);
   let sandbox: Sandbox;
+  let debian: DebianMachine;
   let machine: Machine;
-  let deb: string;
   let load: string;
 
   before(async function () {
@@ -30,85 +26,19 @@ describe('the Debian package', function () {
     const reason = whyNoMachines();
     if (reason !== undefined) skip(this, reason);
     sandbox = new Sandbox('deb');
-    execFileSync(join(ROOT, 'scripts/deb'), { stdio: 'pipe' });
-    const { version } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { version: string };
-    const architecture = execFileSync('dpkg', ['--print-architecture'], { encoding: 'utf8' }).trim();
-    deb = join(ROOT, 'build', `slipstream-bpf_${version}_${architecture}.deb`);
-    // What the package depends on beside Node.js, and that is what apt finds below.
-    const root = makeRoot(sandbox, ['libbpf1', 'libstdc++6']);
-    machine = await Machine.boot(sandbox, root);
-    // The Node.js that runs the tests may come from anywhere; Debian's own may be too old.
-    const node = makePackage(
-      sandbox,
-      {
-        Package: 'nodejs',
-        Version: `${process.versions.node}-0test`,
-        Architecture: architecture,
-        Maintainer: 'nobody <nobody@invalid>',
-        Depends: 'libstdc++6',
-        Description: 'the Node.js that runs the tests',
-      },
-      { 'usr/bin/node': process.execPath },
-    );
-    await machine.must('dpkg', '--install', machine.copy(node, 'nodejs.deb'));
-    // The machine's cgroups are a part of the host's, which has to be asked for.
-    dropIn('cgroup', '[Service]\nEnvironment="SLIPSTREAM_OPTIONS=--cgroup /sys/fs/cgroup --max-pairs 1024"\n');
+    debian = await DebianMachine.boot(sandbox);
+    ({ machine } = debian);
     load = sandbox.makeCgroup('load');
   });
 
   after(() => sandbox.dispose());
 
-  function dropIn(name: string, text: string): void {
-    const folder = machine.path(`/etc/systemd/system/${UNIT}.d`);
-    mkdirSync(folder, { recursive: true });
-    writeFileSync(join(folder, `${name}.conf`), text);
-  }
-
-  async function show(property: string): Promise<string> {
-    return (await machine.must('systemctl', 'show', '--value', `--property=${property}`, UNIT)).trim();
-  }
-
-  /** As `slipstream-bpf status` in the machine, without the time that it takes to start. */
-  const status = (): Status => readStatus(machine.path(PIN_DIR), OBJECT_FILE, 'test');
-
-  /** Asks until it holds: there is no event for what another process has done. */
-  async function until<T>(what: string, find: () => Maybe<T> | Promise<Maybe<T>>): Promise<T> {
-    for (const deadline = Date.now() + 30_000; Date.now() < deadline;) {
-      const found = await find();
-      if (found !== undefined && found !== false) return found;
-      await new Promise((resolve) => setTimeout(resolve, 100));
-    }
-    throw new Error(
-      `${what}: not within 30 s; ${(await machine.run('journalctl', '--no-pager', '-n30', '-ocat')).stdout}`,
-    );
-  }
-
-  /** Resolves when so many more messages were redirected. */
-  async function redirected(messages: number): Promise<void> {
-    const before = status().datapath?.redirectedMessages ?? 0;
-    await until(`${messages} more messages redirected`, () => {
-      return (status().datapath?.redirectedMessages ?? 0) >= before + messages;
-    });
-  }
-
-  /** The package again under a later version, for an upgrade. */
-  function laterPackage(version: string, change: (folder: string) => void = () => undefined): string {
-    const folder = join(sandbox.dir, `later-${version}`);
-    execFileSync('dpkg-deb', ['--raw-extract', deb, folder]);
-    const control = join(folder, 'DEBIAN/control');
-    writeFileSync(control, readFileSync(control, 'utf8').replace(/^Version: .*$/m, `Version: ${version}`));
-    change(folder);
-    const file = `${folder}.deb`;
-    execFileSync('dpkg-deb', ['-Znone', '--root-owner-group', '--build', folder, file], { stdio: 'pipe' });
-    return machine.copy(file, `later-${version}.deb`);
-  }
-
-  const install = (file: string): Promise<string> =>
-    machine.must('apt-get', 'install', '--yes', '--no-install-recommends', file);
+  const status = (): Status => debian.status();
+  const show = (property: string): Promise<string> => debian.show(property);
 
   it('is clean to lintian', function () {
     if (spawnSync('lintian', ['--version']).status !== 0) skip(this, 'lintian does not run');
-    const args = ['--allow-root', '--fail-on', 'error,warning', '--tag-display-limit', '0', deb];
+    const args = ['--allow-root', '--fail-on', 'error,warning', '--tag-display-limit', '0', debian.deb];
     // Written by the command line where it can.
     if (!existsSync(join(ROOT, 'build/man/slipstream-bpf.8'))) args.unshift('--suppress-tags', 'no-manual-page');
     const { status: code, stdout } = spawnSync('lintian', args, { encoding: 'utf8' });
@@ -116,12 +46,12 @@ describe('the Debian package', function () {
   });
 
   it('is installed by apt, starts, and observes at first', async () => {
-    await install(machine.copy(deb, 'slipstream-bpf.deb'));
+    await debian.install();
     assert.equal(await show('ActiveState'), 'active');
     assert.match(await show('StatusText'), /^attached to \/sys\/fs\/cgroup, 0 promoted pairs$/);
     assert.equal((await machine.must('systemctl', 'is-enabled', UNIT)).trim(), 'enabled');
     const traffic = new Traffic(sandbox, { cgroup: load, netns: machine.netns });
-    await until('refusals', () => (status().datapath?.refusals['observe'] ?? 0) > 0);
+    await debian.until('refusals', () => (status().datapath?.refusals['observe'] ?? 0) > 0);
     assert.equal(status().datapath?.redirectedMessages, 0);
     await traffic.finish();
   });
@@ -150,56 +80,56 @@ describe('the Debian package', function () {
     writeFileSync(file, readFileSync(file, 'utf8').replace('action: observe', 'action: accelerate'));
     await machine.must('systemctl', 'reload', UNIT);
     const traffic = new Traffic(sandbox, { cgroup: load, netns: machine.netns });
-    await redirected(1000);
-    await until('promoted pairs in the status', async () =>
+    await debian.redirected(1000);
+    await debian.until('promoted pairs in the status', async () =>
       / [1-9]\d* promoted pairs?$/.test(await show('StatusText')),
     );
     await traffic.finish();
   });
 
   it('systemd starts it again when its control loop stands still; connections go on', async () => {
-    dropIn('watchdog', '[Service]\nWatchdogSec=2\n');
+    debian.dropIn('watchdog', '[Service]\nWatchdogSec=2\n');
     await machine.must('systemctl', 'daemon-reload');
     await machine.must('systemctl', 'restart', UNIT);
     const traffic = new Traffic(sandbox, { cgroup: load, netns: machine.netns });
-    await redirected(1000);
+    await debian.redirected(1000);
     // It lives for longer than that.
     const pid = await show('MainPID');
     await new Promise((resolve) => setTimeout(resolve, 3000));
     assert.equal(await show('MainPID'), pid);
     await machine.must('sh', '-c', `kill -STOP ${pid}`);
-    await until('another process', async () => {
+    await debian.until('another process', async () => {
       return (
         (await show('ActiveState')) === 'active' && (await show('MainPID')) !== pid && (await show('NRestarts')) === '1'
       );
     });
     assert.match(await machine.must('journalctl', '--no-pager', '--output=cat'), /Watchdog timeout/);
-    await redirected(1000);
+    await debian.redirected(1000);
     await traffic.finish();
   });
 
   it('an upgrade under load loses nothing, and keeps connections accelerated', async () => {
     const traffic = new Traffic(sandbox, { cgroup: load, netns: machine.netns });
-    await redirected(1000);
+    await debian.redirected(1000);
     const before = status().datapath;
     const pid = await show('MainPID');
-    await install(laterPackage('99.1'));
+    await debian.install(debian.laterPackage('99.1'));
     assert.notEqual(await show('MainPID'), pid);
     const after = status().datapath;
     assert.ok(before && after);
     assert.ok(after.loadedSeconds > before.loadedSeconds, 'another datapath was loaded');
     assert.ok(after.redirectedMessages > before.redirectedMessages && after.pairs.inserted > 0);
-    await redirected(1000);
+    await debian.redirected(1000);
     await traffic.finish();
     assert.match(readFileSync(machine.path(POLICY), 'utf8'), /action: accelerate/);
   });
 
   it('an upgrade to another ABI drains first, with the version that is being replaced', async () => {
     const traffic = new Traffic(sandbox, { cgroup: load, netns: machine.netns });
-    await redirected(1000);
+    await debian.redirected(1000);
     const before = status().datapath;
-    const output = await install(
-      laterPackage('99.2', (folder) => {
+    const output = await debian.install(
+      debian.laterPackage('99.2', (folder) => {
         const script = join(folder, 'DEBIAN/preinst');
         const text = readFileSync(script, 'utf8');
         assert.match(text, /"\$loaded" != \d+ /);
@@ -207,7 +137,7 @@ describe('the Debian package', function () {
       }),
     );
     assert.match(output, /so it is drained\ndrained \d+ promoted pairs? and detached/);
-    const after = await until('the new datapath', () => status().datapath);
+    const after = await debian.until('the new datapath', () => status().datapath);
     assert.ok(before && after.loadedSeconds < before.loadedSeconds, 'the old datapath is still there');
     await traffic.moved(2 ** 20);
     await traffic.finish();
@@ -215,7 +145,7 @@ describe('the Debian package', function () {
 
   it('needs each of its capabilities', async () => {
     for (const capability of ['CAP_BPF', 'CAP_PERFMON', 'CAP_NET_ADMIN', 'CAP_SYS_PTRACE']) {
-      dropIn('less', `[Service]\nCapabilityBoundingSet=~${capability}\n`);
+      debian.dropIn('less', `[Service]\nCapabilityBoundingSet=~${capability}\n`);
       await machine.must('systemctl', 'daemon-reload');
       const since = `--since=@${String(Date.now() / 1000)}`;
       const { code } = await machine.run('systemctl', 'restart', UNIT);
@@ -224,14 +154,14 @@ describe('the Debian package', function () {
       const journal = await machine.must('journalctl', '--no-pager', '--output=cat', `--unit=${UNIT}`, since);
       assert.match(journal, new RegExp(`needs ${capability}|${capability} is missing`));
     }
-    dropIn('less', '');
+    debian.dropIn('less', '');
     await machine.must('systemctl', 'daemon-reload');
     await machine.must('systemctl', 'restart', UNIT);
   });
 
   it('is removed under load with nothing left, and purged with nothing at all', async () => {
     const traffic = new Traffic(sandbox, { cgroup: load, netns: machine.netns });
-    await redirected(1000);
+    await debian.redirected(1000);
     await machine.must('apt-get', 'remove', '--yes', 'slipstream-bpf');
     await traffic.moved(2 ** 20);
     await traffic.finish();
@@ -243,11 +173,6 @@ describe('the Debian package', function () {
     );
     assert.ok(existsSync(machine.path(POLICY)));
     await machine.must('apt-get', 'purge', '--yes', 'slipstream-bpf');
-    const left = await machine.must(
-      ...['find', '/etc', '/usr', '/var/lib', '/lib/systemd', '/run', '-xdev', '-name', '*slipstream*'],
-      ...['-not', '-path', `/etc/systemd/system/${UNIT}.d*`],
-    );
-    assert.equal(left, '');
-    assert.notEqual((await machine.run('systemctl', 'is-active', UNIT)).code, 0);
+    await debian.assertNothingLeft();
   });
 });
