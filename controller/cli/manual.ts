@@ -105,6 +105,7 @@ function describe(command: CommandDescription): string[] {
 
 function describeOption({
   name,
+  alias,
   describe: meaning,
   placeholder,
   choices,
@@ -113,7 +114,7 @@ function describeOption({
   const value = placeholder === undefined ? '' : ` ${italic(placeholder)}`;
   return [
     '.TP',
-    `${bold(`--${name}`)}${value}`,
+    `${alias === undefined ? '' : `${bold(`-${alias}`)}, `}${bold(`--${name}`)}${value}`,
     sentence(withChoices(meaning, choices)),
     ...(fallback === undefined ? [] : [`Default: ${text(fallback)}.`]),
   ];
