@@ -17,6 +17,7 @@ export interface OptionDescription {
   choices: readonly string[];
   /** As help prints it; undefined if there is none worth a word. */
   default: string | undefined;
+  required: boolean;
 }
 
 export interface ArgumentDescription {
@@ -38,8 +39,15 @@ export interface CommandDescription {
 
 /** Options of every command. */
 export const COMMON_OPTIONS: readonly OptionDescription[] = [
-  { name: 'help', describe: 'Show help', placeholder: undefined, choices: [], default: undefined },
-  { name: 'version', describe: 'Show version number', placeholder: undefined, choices: [], default: undefined },
+  { name: 'help', describe: 'Show help', placeholder: undefined, choices: [], default: undefined, required: false },
+  {
+    name: 'version',
+    describe: 'Show version number',
+    placeholder: undefined,
+    choices: [],
+    default: undefined,
+    required: false,
+  },
 ];
 
 /** @param above the words before these commands */
@@ -75,6 +83,7 @@ class Recorder {
       placeholder: option.type === 'boolean' ? undefined : (option.placeholder ?? name.toUpperCase()),
       choices: (option.choices ?? []).map(String),
       default: fallback === undefined || fallback === false ? undefined : String(fallback),
+      required: option.demandOption === true,
     });
     return this;
   }
