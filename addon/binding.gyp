@@ -11,6 +11,7 @@
         "src/bpf_program.cc",
         "src/btf_layout.cc",
         "src/cgroup.cc",
+        "src/cgroup_list.cc",
         "src/directory_lock.cc",
         "src/file_descriptor.cc",
         "src/filesystem.cc",

@@ -237,6 +237,15 @@ export interface DirectoryLock {
   release(): void;
 }
 
+/** The cgroups at and below a mount, the mount itself first. */
+export interface CgroupList {
+  readonly ids: BigUint64Array;
+  /** Below the mount, starting with '/'; of the cgroup whose id has the same index. */
+  readonly paths: readonly string[];
+  /** How long the search took. */
+  readonly milliseconds: number;
+}
+
 interface Binding {
   setErrorClass: (errorClass: typeof NativeError) => void;
   BpfObject: {
@@ -262,6 +271,8 @@ interface Binding {
   };
   cgroupId: (dir: string) => bigint;
   cgroupPath: (id: bigint, mountDir: string) => string | undefined;
+  listCgroups: (mountDir: string) => Promise<CgroupList>;
+  listCgroupsSync: (mountDir: string) => CgroupList;
   attachedPrograms: (
     cgroupDir: string,
     type: 'sock_ops' | 'setsockopt',
@@ -304,9 +315,19 @@ export const cgroupId = native.cgroupId;
 
 /**
  * Where the cgroup with this id is below the cgroup v2 mount, starting with '/'; undefined when it
- * is gone or not below `mountDir`. Without CAP_DAC_READ_SEARCH all of them are looked through, microseconds each.
+ * is gone or not below `mountDir`.
+ * @throws NativeError EPERM without CAP_DAC_READ_SEARCH (open_by_handle_at(2)); ENOSYS where there are no file handles
  */
 export const cgroupPath = native.cgroupPath;
+
+/**
+ * Every cgroup at and below the cgroup v2 mount that is there from the call to the end, some microseconds each, without
+ * any right. Those made or removed meanwhile may be missing. Needs two descriptors, however deep they are.
+ * @throws NativeError, also when a cgroup could not be read: no list is less than complete
+ */
+export const listCgroups = native.listCgroups;
+/** The same in this thread. */
+export const listCgroupsSync = native.listCgroupsSync;
 
 /** The programs of one attach type on this very cgroup, without those of its ancestors; names need CAP_SYS_ADMIN. */
 export const attachedPrograms = native.attachedPrograms;

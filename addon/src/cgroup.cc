@@ -3,7 +3,6 @@
 #include "cgroup.h"
 
 #include <bpf/bpf.h>
-#include <dirent.h>
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/stat.h>
@@ -13,10 +12,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
-#include <memory>
-#include <optional>
 #include <string>
-#include <string_view>
 
 #include "arguments.h"
 #include "file_descriptor.h"
@@ -50,6 +46,8 @@ class KernfsHandle {
   throw NativeError(env, {.error = error, .operation = operation, .object = path});
 }
 
+}  // namespace
+
 FileDescriptor OpenCgroup(Napi::Env env, const std::string& path) {
   FileDescriptor directory = FileDescriptor::OpenDirectory(path);
   if (!directory) Fail(env, "open", path, errno);
@@ -63,37 +61,6 @@ FileDescriptor OpenCgroup(Napi::Env env, const std::string& path) {
   }
   return directory;
 }
-
-struct CloseDirectory {
-  void operator()(DIR* directory) const { closedir(directory); }
-};
-
-// The cgroup with this id below `path`, looked for one by one; none if it is gone.
-std::optional<std::string> FindBelow(const std::string& path, uint64_t id) {
-  const std::unique_ptr<DIR, CloseDirectory> directory(opendir(path.c_str()));
-  if (!directory) return std::nullopt;  // removed meanwhile
-  while (const dirent* entry = readdir(directory.get())) {
-    const std::string_view name(&entry->d_name[0]);
-    if (entry->d_type != DT_DIR || name == "." || name == "..") continue;
-    std::string child = path + "/";
-    child += name;
-    if (entry->d_ino == id) return child;
-    if (std::optional<std::string> found = FindBelow(child, id)) return found;
-  }
-  return std::nullopt;
-}
-
-// The same without the right to open by handle, which needs CAP_DAC_READ_SEARCH.
-Napi::Value CgroupPathByWalk(Napi::Env env, const FileDescriptor& mount, uint64_t id) {
-  struct stat status{};
-  if (fstat(mount.Get(), &status) == 0 && status.st_ino == id) return Napi::String::New(env, "/");
-  const std::string root = mount.Target();
-  const std::optional<std::string> path = FindBelow(root == "/" ? "" : root, id);
-  if (!path) return env.Undefined();
-  return Napi::String::New(env, path->substr(root == "/" ? 0 : root.size()));
-}
-
-}  // namespace
 
 Napi::Value CgroupId(const Napi::CallbackInfo& info) {
   const std::string path = StringArgument(info, 0, "dir");
@@ -122,7 +89,6 @@ Napi::Value CgroupPath(const Napi::CallbackInfo& info) {
       open_by_handle_at(mount.Get(), handle.Get(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!cgroup) {
     if (errno == ESTALE || errno == ENOENT) return env.Undefined();
-    if (errno == EPERM || errno == ENOSYS) return CgroupPathByWalk(env, mount, handle.Id());
     Fail(env, "open_by_handle_at", mount_path, errno);
   }
   std::string root = mount.Target();

@@ -4,6 +4,13 @@
 
 #include <napi.h>
 
+#include <string>
+
+#include "file_descriptor.h"
+
+// Throws unless it is a directory of the cgroup v2 file system; the descriptor can be read.
+FileDescriptor OpenCgroup(Napi::Env env, const std::string& path);
+
 Napi::Value CgroupId(const Napi::CallbackInfo& info);
 Napi::Value CgroupPath(const Napi::CallbackInfo& info);
 Napi::Value AttachedPrograms(const Napi::CallbackInfo& info);

@@ -8,6 +8,7 @@
 #include "bpf_object.h"
 #include "bpf_program.h"
 #include "cgroup.h"
+#include "cgroup_list.h"
 #include "directory_lock.h"
 #include "filesystem.h"
 #include "kernel.h"
@@ -45,6 +46,8 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports["setErrorClass"] = Napi::Function::New<SetErrorClass>(env, "setErrorClass");
   exports["cgroupId"] = Napi::Function::New<CgroupId>(env, "cgroupId");
   exports["cgroupPath"] = Napi::Function::New<CgroupPath>(env, "cgroupPath");
+  exports["listCgroups"] = Napi::Function::New<ListCgroups>(env, "listCgroups");
+  exports["listCgroupsSync"] = Napi::Function::New<ListCgroupsSync>(env, "listCgroupsSync");
   exports["attachedPrograms"] = Napi::Function::New<AttachedPrograms>(env, "attachedPrograms");
   exports["fileSystemType"] = Napi::Function::New<FileSystemType>(env, "fileSystemType");
   exports["mountBpf"] = Napi::Function::New<MountBpf>(env, "mountBpf");

@@ -101,7 +101,7 @@ class Capture {
     this.#tap = tap;
     this.#output = output;
     this.#streams = new Streams({
-      wants: (pair) => selection.wants(pair, (id) => cgroups.path(id)),
+      wants: (pair) => selection.wants(pair, (id) => cgroups.path(id, true)),
       skip: (pair) => {
         tap.skip(pair);
       },

@@ -8,6 +8,8 @@ import type { Named } from './mistakes.js';
 
 export interface OptionDescription {
   name: string;
+  /** One letter, if there is one. */
+  alias?: string | undefined;
   describe: string;
   /** Undefined for a flag. */
   placeholder: string | undefined;
@@ -76,6 +78,7 @@ class Recorder {
     const fallback = option.default as string | number | boolean | undefined;
     this.options.push({
       name,
+      alias: [option.alias ?? []].flat()[0],
       describe: option.describe ?? '',
       placeholder: option.type === 'boolean' ? undefined : (option.placeholder ?? name.toUpperCase()),
       choices: (option.choices ?? []).map(String),

@@ -107,6 +107,7 @@ function describe(command: CommandDescription): string[] {
 
 function describeOption({
   name,
+  alias,
   describe: meaning,
   placeholder,
   choices,
@@ -116,7 +117,7 @@ function describeOption({
   const value = placeholder === undefined ? '' : ` ${italic(placeholder)}`;
   return [
     '.TP',
-    `${bold(`--${name}`)}${value}`,
+    `${alias === undefined ? '' : `${bold(`-${alias}`)}, `}${bold(`--${name}`)}${value}`,
     sentence(withChoices(meaning, choices)),
     ...(required ? ['Required.'] : []),
     ...(fallback === undefined ? [] : [`Default: ${text(fallback)}.`]),

@@ -97,6 +97,8 @@ export class Controller {
   #waiting = new Map<string, Waiting>();
   /** Directions whose guard has been reported. */
   readonly #overtaken = new Set<string>();
+  /** A promoted pair could not be judged, as a cgroup of it is pending. */
+  #unjudged = false;
   #policy: CompiledPolicy;
   #helperPorts = readHelperPorts();
   #watchTimer: NodeJS.Timeout | undefined;
@@ -165,6 +167,12 @@ export class Controller {
     for (const [slot, control] of this.#datapath.pairs.slots('observed', 'approved', 'inserted')) {
       const record = this.#datapath.pairs.read(slot, control);
       if (record === undefined) continue;
+      if (control.state !== 'observed' && this.#isPending(record)) {
+        // Neither taken back nor let in for what is not known.
+        if (control.state === 'approved') this.#abandon(slot, control);
+        else this.#unjudged = true;
+        continue;
+      }
       // What is in, or about to be, has shown its turns.
       const verdict = this.#judge(record, control.state === 'observed' ? undefined : Infinity);
       if (control.state === 'inserted') {
@@ -188,6 +196,16 @@ export class Controller {
         this.#datapath.pairs.setRetry(slot, 0n);
       }
     }
+  }
+
+  /** Judges what could not be judged before: the cgroups are known that were pending, or an event was lost. */
+  judgeAgain(): void {
+    if (this.#stopped || this.#datapath.settings.paused) return;
+    if (this.#unjudged) {
+      this.#unjudged = false;
+      this.applyPolicy(this.#policy);
+    }
+    for (const [slot, control] of this.#datapath.pairs.slots('candidate')) this.#consider(slot, control);
   }
 
   /**
@@ -267,6 +285,11 @@ export class Controller {
     }
   }
 
+  /** Whether a cgroup of its ends is neither known nor known to be gone. */
+  #isPending(record: PairRecord | undefined): boolean {
+    return record?.ends.some(({ cgroupId }) => this.#cgroups.isPending(cgroupId)) === true;
+  }
+
   #judge(record: PairRecord, turnsShown = record.promoteAfter || minimumPromoteAfter(this.#policy)): Verdict {
     return judgeCandidate(
       {
@@ -285,6 +308,7 @@ export class Controller {
     const { pairs } = this.#datapath;
     const record = pairs.read(slot, control);
     if (record === undefined || this.#datapath.settings.paused) return;
+    if (this.#isPending(record)) return; // stays a candidate, on TCP
     const verdict = this.#judge(record);
     switch (verdict.kind) {
       case 'wait':
@@ -308,6 +332,10 @@ export class Controller {
   #reconsider(slot: number, control: Control): void {
     const record = this.#datapath.pairs.read(slot, control);
     if (record === undefined) return;
+    if (this.#isPending(record)) {
+      this.#unjudged = true;
+      return;
+    }
     const verdict = this.#judge(record, Infinity);
     if (verdict.kind !== 'refuse') return;
     const reason = demotionFor(verdict.reason);
@@ -475,7 +503,7 @@ export class Controller {
     for (const [slot, failure] of this.#failures) {
       if (pairs.control(slot).generation !== failure.generation) this.#failures.delete(slot);
     }
-    for (const [slot, control] of pairs.slots('candidate')) this.#consider(slot, control);
+    this.judgeAgain();
     for (const [slot, control] of pairs.slots('inserted', 'draining', 'leaving')) this.#nudge(slot, control);
     this.#options.onSweep?.();
   }
@@ -511,6 +539,8 @@ export class Controller {
       const key = `${pairId(slot, control)}.${String(side)}`;
       const before = this.#waiting.get(key);
       const found = judgeWaiting(before, consumed, now, this.#stallAfter);
+      // What can't be learned yet is looked at again.
+      if (found.stalled && this.#isPending(pairs.read(slot, control))) found.stalled = false;
       waiting.set(key, found);
       if (!found.stalled) continue;
       stalls.add(`${String(slot)}.${String(reader)}`);
@@ -545,7 +575,7 @@ export class Controller {
       for (const sender of SIDES) {
         if (!pairs.overtaken(slot, sender)) continue;
         const id = `${pairId(slot, control)}.${String(sender)}`;
-        if (this.#overtaken.has(id)) continue;
+        if (this.#overtaken.has(id) || this.#isPending(pairs.read(slot, control))) continue;
         this.#overtaken.add(id);
         const reader = otherSide(sender);
         this.#log.error(

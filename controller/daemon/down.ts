@@ -1,5 +1,5 @@
 /** `down`: drains, detaches, unpins. */
-import { rmdirSync } from 'node:fs';
+import { readdirSync, rmdirSync } from 'node:fs';
 
 import type { Logger } from 'pino';
 
@@ -10,7 +10,7 @@ import { UserError } from '../errors.js';
 import { compilePolicy } from '../policy/evaluate.js';
 import { defaultPolicy } from '../policy/schema.js';
 import { removeGateLeftovers } from '../probe/gate.js';
-import { cgroupRoot, isBpffsDirectory, mountedCgroupRoot, requireRoot } from '../probe/host.js';
+import { cgroupRoot, isBpffsDirectory, mountedCgroupRoot, requireRoot, requireRootUser } from '../probe/host.js';
 import { Controller } from './controller.js';
 import { countPairs, keptError } from './up.js';
 
@@ -35,16 +35,18 @@ const LEAVE_POLL = 20;
 export async function down(options: DownOptions, environment: DownEnvironment): Promise<void> {
   const { pinDir } = options;
   const { log, say } = environment;
-  requireRoot('down');
+  requireRootUser('down');
   const root = mountedCgroupRoot();
   if (root !== undefined) removeGateLeftovers([root]);
-  const state = isBpffsDirectory(pinDir) ? Datapath.pinState(pinDir) : 'absent';
-  if (state === 'absent') {
-    if (isBpffsDirectory(pinDir)) rmdirSync(pinDir);
+  const isThere = isBpffsDirectory(pinDir);
+  if (!isThere || readdirSync(pinDir).length === 0) {
+    if (isThere) rmdirSync(pinDir);
     say(`nothing is loaded in ${pinDir}`);
     return;
   }
-  if (state === 'partial') {
+  // Only now: packages are removed in containers, too, where nothing can be loaded.
+  requireRoot('down');
+  if (Datapath.pinState(pinDir) !== 'complete') {
     const lock = await takeOver(pinDir, undefined, options.timeout);
     Datapath.removePinDir(pinDir);
     lock.release();

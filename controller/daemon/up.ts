@@ -173,7 +173,14 @@ async function serve(options: UpOptions, context: Context): Promise<void> {
   const gate = await passGate(options, context, adopted);
   const datapath = adopted ?? load(options, context);
   datapath.settings.gate = gate.masks;
-  const cgroups = new CgroupNames(context.root);
+  const cgroups = new CgroupNames(context.root, {
+    onFound: () => {
+      controller.judgeAgain();
+    },
+    onError: (error) => {
+      log.error({ error: String(error) }, 'cgroups could not be looked through: new ones stay on TCP');
+    },
+  });
   let leave = (): void => undefined;
   const left = new Promise<End>((resolve) => {
     leave = (): void => {

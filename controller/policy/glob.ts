@@ -17,13 +17,43 @@ const longestPattern = 4096;
  * meanings that cgroup names must not have.
  */
 export function glob(pattern: string): Matcher {
-  const source = pattern.replace(tokens, (token, not?: string, members?: string) => {
-    if (members !== undefined) return `[${not ? '^' : ''}${members.replace(/[\\\][^]/g, '\\$&')}]`;
-    if (token.startsWith('*')) return '.*';
-    return token === '?' ? '.' : token.replace(/[\\^$.|+(){}\]/]/, '\\$&');
+  const parts = [...pattern.matchAll(tokens)].map(([token, not, members]): Part<string> => {
+    if (token.startsWith('*')) return 'any';
+    if (token === '?') return () => true;
+    if (members === undefined) return (character) => character === token;
+    const one = new RegExp(`^[${not ? '^' : ''}${members.replace(/[\\\][^]/g, '\\$&')}]$`, 'u');
+    return (character) => one.test(character);
   });
-  const expression = new RegExp(`^${source}$`, 'su');
-  return (text) => expression.test(text);
+  return (text) => matchesAll(parts, Array.from(text));
+}
+
+/** What one item must be, or any number of any items. */
+export type Part<T> = ((item: T) => boolean) | 'any';
+
+/**
+ * Whether the parts match the items, all of them in their order. Of several places for what stands between two `any` the
+ * first is as good as every later one, so that it never goes back before the last `any`: parts times items steps at most.
+ */
+export function matchesAll<T>(parts: readonly Part<T>[], items: readonly T[]): boolean {
+  let part = 0;
+  /** Where the last `any` is, and the first item that it does not stand for. */
+  let last: { part: number; item: number } | undefined;
+  for (let item = 0; item < items.length;) {
+    const wanted = parts[part];
+    if (wanted === 'any') {
+      last = { part: part++, item };
+      if (part === parts.length) return true;
+    } else if (wanted?.(items[item] as T) === true) {
+      part++;
+      item++;
+    } else if (last === undefined) {
+      return false;
+    } else {
+      part = last.part + 1;
+      item = ++last.item;
+    }
+  }
+  return parts.slice(part).every((rest) => rest === 'any');
 }
 
 /** What is wrong with any pattern, as the end of a sentence with its remedy. */
@@ -51,19 +81,11 @@ export function cgroupProblem(pattern: string): string | undefined {
 export function cgroupMatcher(pattern: string): Matcher {
   const trimmed = pattern.replace(/\/$/, '');
   if (!wildcard.test(trimmed)) return (path) => path === trimmed || path.startsWith(`${trimmed}/`);
-  const parts = segments(trimmed).map((part) => (part === '**' ? part : glob(part)));
-  return (path) => reaches(parts, segments(path));
+  const parts = segments(trimmed).map((part) => (part === '**' ? 'any' : glob(part)));
+  return (path) => matchesAll([...parts, 'any'], segments(path));
 }
 
 const segments = (path: string): string[] => path.split('/').filter((segment) => segment !== '');
-
-/** Whether the parts of a pattern match the first segments of a path. */
-function reaches([part, ...parts]: readonly (Matcher | '**')[], path: readonly string[]): boolean {
-  if (part === undefined) return true;
-  const [segment, ...below] = path;
-  if (part === '**') return reaches(parts, path) || (segment !== undefined && reaches([part, ...parts], below));
-  return segment !== undefined && part(segment) && reaches(parts, below);
-}
 
 /** What is wrong with a program name or glob, as the end of a sentence with its remedy. */
 export function programProblem(pattern: string): string | undefined {

@@ -3,7 +3,7 @@
  * covers what runs inside what it names, as a cgroup does.
  */
 import { glob, type Matcher, patternProblem, sets, wildcard } from './glob.js';
-import { isPodUid, isUnitName, type Name, unitTypes } from './names.js';
+import { isPodUid, isUnitName, misnamedContainer, type Name, unitTypes } from './names.js';
 
 /** Tells whether one of the names of an end matches. */
 export type NameMatcher = (names: readonly Name[]) => boolean;
@@ -22,6 +22,14 @@ export function unitProblem(pattern: string): string | undefined {
   if (idleTypes.includes(type)) return `never has processes: name the unit that it starts, such as ${prefix}.service`;
   if (/^[^@]+@\.\w+$/.test(name)) return `is a template: write ${name.replace('@', '@*')} for all its instances`;
   return isUnitName(name) ? undefined : foreign;
+}
+
+/** What is doubtful about the valid name or glob of a unit, as the end of a sentence with its remedy. */
+export function unitDoubt(pattern: string): string | undefined {
+  const id = isGlob(pattern) ? undefined : misnamedContainer(pattern);
+  if (id === undefined) return undefined;
+  const read = pattern === withType(pattern) ? '' : `is read as ${withType(pattern)} and `;
+  return `${read}never matches, as a container's unit is a scope with all 64 digits: write container: ${id}`;
 }
 
 /**

@@ -97,6 +97,16 @@ const engines: ReadonlyMap<string, Engine> = new Map([
   ['nerdctl', 'nerdctl'],
 ]);
 
+/**
+ * The id, or its beginning, in what looks like the name of a container's unit and is none: units of containers are scopes
+ * and have the whole id.
+ */
+export function misnamedContainer(unit: string): string | undefined {
+  const [, prefix = '', id = '', type] = /^(?:([\w.-]+)-)?([0-9a-f]{12,64})(\.scope|\.service)?$/.exec(unit) ?? [];
+  if (id === '' || (prefix !== '' && !engines.has(prefix))) return undefined;
+  return type === '.scope' && id.length === 64 ? undefined : id;
+}
+
 /** Any `uid` that the API server or the kubelet makes; one written into the manifest of a static pod is not known. */
 const podUid = (dash: string): string => `[0-9a-f]{8}${dash}(?:[0-9a-f]{4}${dash}){3}[0-9a-f]{12}|[0-9a-f]{32}`;
 /** Slices nest by their names: with the kubelet's --cgroup-root, something stands before `kubepods`. */

@@ -1,4 +1,5 @@
 import type { z } from 'zod';
+import { unitDoubt } from './name-patterns.js';
 import { hasCondition, policySchema, policyVersion, unknownKey } from './schema.js';
 import type { Policy } from './schema.js';
 import { quote } from './words.js';
@@ -62,7 +63,10 @@ export function parsePolicy(text: string, fileName: string): PolicyResult {
             : [{ ...locate(issue.path), message: issue.message }],
         ),
     );
-  const warnings = unreachable(data).map(({ index, message }) => ({ ...locate(['rules', index]), message }));
+  const warnings = [
+    ...unreachable(data).map(({ index, message }) => ({ ...locate(['rules', index]), message })),
+    ...doubtfulUnits(data).map(({ path, message }) => ({ ...locate(path), message })),
+  ];
   const places: PolicyPlaces = {
     defaults: 'defaults' in (value as object) ? locateKey([], 'defaults') : undefined,
     rules: data.rules.map((_, index) => locate(['rules', index])),
@@ -75,6 +79,18 @@ function specific(issue: z.core.$ZodIssue): z.core.$ZodIssue[] {
   const branches = issue.code === 'invalid_union' ? issue.errors : [];
   const inList = branches.find((issues) => issues.some(({ path }) => path.length > 0));
   return inList?.map((inner) => ({ ...inner, path: [...issue.path, ...inner.path] })) ?? [issue];
+}
+
+/** Units that are valid and hardly meant. A single one stands where its list would. */
+function doubtfulUnits({ rules }: Policy): { path: PropertyKey[]; message: string }[] {
+  return rules.flatMap(({ unit = [] }, rule) =>
+    unit.flatMap((pattern, index) => {
+      const doubt = unitDoubt(pattern);
+      return doubt === undefined
+        ? []
+        : [{ path: ['rules', rule, 'unit', index], message: `unit ${quote(pattern)} ${doubt}` }];
+    }),
+  );
 }
 
 /** Rules behind one that matches everything. */

@@ -20,11 +20,16 @@ const INITIAL_CGROUP_NAMESPACE = 'cgroup:[4026531835]';
 const ROOT_CGROUP_ID = 1n;
 const CAPABILITIES = { CAP_NET_ADMIN: 12n, CAP_PERFMON: 38n, CAP_BPF: 39n };
 
-/** @throws UserError unless run by root with root's power over BPF. */
-export function requireRoot(command: string): void {
+/** @throws UserError unless run by root, whatever root may do here. */
+export function requireRootUser(command: string): void {
   if (process.geteuid?.() !== 0) {
     throw new UserError(`${command} needs root to work with BPF: run it with sudo`);
   }
+}
+
+/** @throws UserError unless run by root with root's power over BPF. */
+export function requireRoot(command: string): void {
+  requireRootUser(command);
   const missing = missingCapabilities(readFileSync('/proc/self/status', 'utf8'));
   if (missing.length > 0) {
     throw new UserError(

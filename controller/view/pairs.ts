@@ -16,7 +16,7 @@ export interface EndRow {
   remotePort: number;
   pid: number | null;
   program: string | null;
-  /** Path below the cgroup v2 root; null once it is gone. */
+  /** Path below the cgroup v2 root; null once it is gone, or while it is pending. */
   cgroup: string | null;
   /** The innermost unit, container and pod that this path names. */
   unit: string | null;

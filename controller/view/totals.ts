@@ -12,10 +12,14 @@ export interface CgroupTotal {
 
 export const GONE = '(gone)';
 
-/** Closed pairs are read before open ones: a pair that closes between is missed, never counted twice. */
+/**
+ * Closed pairs are read before open ones: a pair that closes between is missed, never counted twice. What pending
+ * cgroups sent is left out until their names are known.
+ */
 export function cgroupTotals(datapath: Datapath, cgroups: CgroupNames): CgroupTotal[] {
   const byName = new Map<string, CgroupTotal>();
   const add = (id: bigint, bytes: number, messages: number): void => {
+    if (id !== 0n && cgroups.isPending(id)) return;
     const cgroup = (id === 0n ? undefined : cgroups.path(id)) ?? GONE;
     const total = byName.get(cgroup) ?? { cgroup, bytes: 0, messages: 0 };
     total.bytes += bytes;

@@ -1,10 +1,11 @@
 // Cgroups, locks, file systems and what the kernel offers.
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, rmdirSync, statSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
-import { join, relative } from 'node:path';
+import { dirname, join, relative } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 
 import {
@@ -14,6 +15,8 @@ import {
   cgroupPath,
   fileSystemType,
   kernelBtfHas,
+  listCgroups,
+  listCgroupsSync,
   libbpfVersion,
   mountBpf,
   possibleCpus,
@@ -70,8 +73,82 @@ describe('a cgroup', () => {
     assert.equal(cgroupPath(2n ** 60n, CGROUP_ROOT), undefined);
   });
 
+  it('is found in the list of all, beside others that come and go', async () => {
+    const folders = ['a', 'b'].map((name) => temporaryCgroup(later, name));
+    for (const folder of [...folders]) folders.push(temporaryCgroup(later, 'below', folder));
+    const busy = temporaryCgroup(later, 'busy');
+    const ends = join(busy, 'x', 'y', 'z');
+    later(() => {
+      for (const folder of [ends, dirname(ends), join(busy, 'x')]) if (existsSync(folder)) rmdirSync(folder);
+    });
+    for (let round = 0; round < 20; ++round) {
+      const listing = listCgroups(CGROUP_ROOT);
+      for (let change = 0; change < 10; ++change) {
+        mkdirSync(ends, { recursive: true });
+        for (const folder of [ends, dirname(ends), join(busy, 'x')]) rmdirSync(folder);
+        await setImmediate();
+      }
+      const { ids, paths, milliseconds } = await listing;
+      assert.equal(paths[ids.indexOf(cgroupId(CGROUP_ROOT))], '/');
+      for (const folder of folders) {
+        assert.equal(paths[ids.indexOf(cgroupId(folder))], `/${relative(CGROUP_ROOT, folder)}`);
+      }
+      assert.equal(new Set(paths).size, ids.length);
+      assert.ok(milliseconds > 0);
+    }
+    const { ids, paths } = listCgroupsSync(CGROUP_ROOT);
+    const own = paths.filter((path) => folders.some((folder) => join(CGROUP_ROOT, path).startsWith(folder)));
+    assert.deepEqual(own.map((path) => join(CGROUP_ROOT, path)).sort(), folders.sort());
+    assert.equal(ids.length, paths.length);
+  });
+
+  it('is listed with two descriptors, however deep it is, and not at all without them', () => {
+    const outer = temporaryCgroup(later, 'deep');
+    let deepest = outer;
+    const below: string[] = [];
+    later(() => {
+      for (const folder of below.reverse()) rmdirSync(folder);
+    });
+    for (let depth = 0; depth < 60; ++depth) {
+      deepest = join(deepest, 'd');
+      mkdirSync(deepest);
+      below.push(deepest);
+    }
+    const { status, stdout, stderr } = spawnSync(
+      'prlimit',
+      [
+        '--nofile=100',
+        process.execPath,
+        '--import',
+        'tsx',
+        script('list_cgroups.ts'),
+        CGROUP_ROOT,
+        String(cgroupId(deepest)),
+      ],
+      { encoding: 'utf8' },
+    );
+    assert.equal(status, 0, stderr);
+    const said = stdout.trim().split('\n');
+    assert.equal(said[0], `/${relative(CGROUP_ROOT, deepest)}`);
+    assert.equal(said[1], 'EMFILE');
+  });
+
+  it('is not opened by its id without the right to', () => {
+    const folder = temporaryCgroup(later);
+    const code = `const { cgroupPath } = await import(process.argv[1]);
+      try { cgroupPath(BigInt(process.argv[2]), process.argv[3]); } catch ({ code }) { console.log(code); }`;
+    const args = ['--import', 'tsx', '--input-type=module', '-e', code, script('../../../addon/index.ts')];
+    const { stdout, stderr } = spawnSync(
+      'setpriv',
+      ['--bounding-set', '-dac_read_search', process.execPath, ...args, String(cgroupId(folder)), CGROUP_ROOT],
+      { encoding: 'utf8' },
+    );
+    assert.equal(stdout, 'EPERM\n', stderr);
+  });
+
   it('is not just any directory', () => {
     const folder = temporaryFolder(later);
+    assert.throws(() => listCgroupsSync(folder), { code: 'EINVAL', object: folder });
     assert.throws(() => cgroupId(folder), { code: 'EINVAL', object: folder });
     assert.throws(() => cgroupPath(1n, folder), { code: 'EINVAL', object: folder });
     assert.throws(() => cgroupId('/nowhere'), { code: 'ENOENT', object: '/nowhere' });

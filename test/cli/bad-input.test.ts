@@ -517,6 +517,17 @@ describe('mistakes on the command line', function () {
       assert.deepEqual([code, stdout], [0, `nothing is loaded in ${sandbox.pinDir}\n`]);
     });
 
+    it('down has nothing to do where BPF is not allowed, as when the package is removed in a container', async () => {
+      const { code, stdout } = await shell('exec setpriv --bounding-set=-all --inh-caps=-all "$@"', [
+        'down',
+        ...pinDir(),
+      ]);
+      assert.deepEqual([code, stdout], [0, `nothing is loaded in ${sandbox.pinDir}\n`]);
+      mkdirSync(sandbox.pinDir);
+      const leftovers = await shell('exec setpriv --bounding-set=-all --inh-caps=-all "$@"', ['down', ...pinDir()]);
+      assert.deepEqual([leftovers.code, existsSync(sandbox.pinDir)], [0, false]);
+    });
+
     it('down leaves directories alone that are not its own', async () => {
       const dir = join(sandbox.dir, 'precious');
       mkdirSync(dir);

@@ -408,6 +408,10 @@ describe('the manual page', () => {
     }
   });
 
+  it('names the short forms of options', () => {
+    assert.ok(page.includes('\\fB\\-w\\fR, \\fB\\-\\-write\\fR \\fIWRITE\\fR\n'));
+  });
+
   it('is formatted without a warning', function () {
     const { error, status, stderr } = spawnSync('groff', ['-ww', '-man', '-Tutf8', '-z'], {
       input: page,

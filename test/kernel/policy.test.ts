@@ -4,7 +4,7 @@ import { renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { compilePolicy } from '../../controller/policy/evaluate.js';
-import { Daemon } from './support/daemon.js';
+import { Daemon, PROGRAM, run } from './support/daemon.js';
 import { Connection } from './support/endpoint.js';
 import { needsRoot, Sandbox } from './support/sandbox.js';
 import { EAGER, policyOf, Stack } from './support/stack.js';
@@ -88,6 +88,55 @@ describe('what stays on TCP', function () {
       await free.promote(stack);
     });
   }
+
+  it("a cgroup made a moment ago, also where cgroups can't be opened by their ids", async () => {
+    const policy = join(sandbox.dir, 'policy.yaml');
+    const [quiet, loud] = ['quiet', 'loud'].map((name) => `${sandbox.cgroupPath}/${name}-*`);
+    writeFileSync(
+      policy,
+      `version: 1
+defaults: { action: tcp, promoteAfter: 2, blockingReaders: true }
+rules: [{ name: q, cgroup: ${String(quiet)}, action: observe }, { name: l, cgroup: ${String(loud)}, action: accelerate }]
+`,
+    );
+    const program = join(sandbox.dir, 'without-the-right');
+    writeFileSync(program, `#!/bin/sh\nexec setpriv --bounding-set -dac_read_search '${PROGRAM}' "$@"\n`, {
+      mode: 0o755,
+    });
+    const daemon = await Daemon.start(sandbox, ['--policy', policy, '--log-level', 'debug'], { program });
+    for (const number of [1, 2, 3]) {
+      const loudly = { cgroup: sandbox.makeCgroup(`loud-${String(number)}`) };
+      const c = await Connection.open(sandbox, { client: loudly, server: loudly });
+      const before = await daemon.metric('slipstream_redirected_messages_total', 'loud');
+      do await c.pingPong(200, 100);
+      while ((await daemon.metric('slipstream_redirected_messages_total', 'loud')) === before);
+      const quietly = { cgroup: sandbox.makeCgroup(`quiet-${String(number)}`) };
+      const q = await Connection.open(sandbox, { client: quietly, server: loudly });
+      do await q.pingPong(200, 100);
+      while ((await daemon.metric('slipstream_refusals_total', '"observe"')) < number);
+    }
+    assert.equal(await daemon.metric('slipstream_refusals_total', '"policy"'), 0, 'judged without its name');
+    assert.equal(await daemon.metric('slipstream_redirected_messages_total', 'quiet'), 0);
+    assert.equal(await daemon.metric('slipstream_redirected_messages_total', '(gone)'), 0);
+    assert.equal(await daemon.stop(), 0, daemon.child.stderr);
+    // The next one judges what is promoted when it knows where it is.
+    const next = await Daemon.start(sandbox, ['--policy', policy], { program });
+    assert.equal(await next.metric('slipstream_pairs', '"inserted"'), 3);
+    while ((await next.metric('slipstream_redirected_messages_total', 'loud')) === 0);
+    assert.equal(await next.metric('slipstream_pairs', '"inserted"'), 3);
+    assert.equal(await next.stop(), 0, next.child.stderr);
+    const { stdout } = await run(sandbox, ['pairs', '--json', '--pin-dir', sandbox.pinDir], { program });
+    const rows = JSON.parse(stdout) as { client: { cgroup: string } }[];
+    assert.deepEqual(rows.map(({ client }) => client.cgroup.replace(/.*\//, '')).sort(), [
+      'loud-1',
+      'loud-2',
+      'loud-3',
+      'quiet-1',
+      'quiet-2',
+      'quiet-3',
+    ]);
+    assert.equal((await run(sandbox, ['down', '--pin-dir', sandbox.pinDir], { program })).code, 0);
+  });
 
   it('a port, an excluded program, a program on the built-in list', async () => {
     const stack = new Stack(sandbox, { policy: `${EAGER}exclude: { programs: [endpoint] }\n` });

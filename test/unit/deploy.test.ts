@@ -1,19 +1,20 @@
 /** deploy/: the manifests against Kubernetes' schemas, the Dockerfile by a linter, and both against the program. */
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import { DockerfileParser } from 'dockerfile-ast';
 import { validate } from 'dockerfile-utils';
 import ts from 'typescript';
-import { parse } from 'yaml';
+import { parse, parseAllDocuments } from 'yaml';
 
 import { DEFAULT_PIN_DIR } from '../../controller/probe/host.js';
 import { parsePolicy } from '../../controller/policy/parse.js';
 import { agent, CAPABILITIES, daemonSet, manifest, podSpec } from '../kernel/support/daemonset.js';
-import { ROOT } from '../kernel/support/sandbox.js';
+import { ROOT, skip } from '../kernel/support/sandbox.js';
 
 const require = createRequire(import.meta.url);
 const { version } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { version: string };
@@ -91,7 +92,7 @@ describe('deploy: Kubernetes', function () {
   it('belongs together', () => {
     const kustomization = manifest('kustomization.yaml') as { resources: string[]; images: object[] };
     assert.deepEqual([...kustomization.resources, 'podmonitor.yaml'], MANIFESTS);
-    assert.deepEqual(kustomization.images, [{ name: 'slipstream-bpf', newTag: version }]);
+    assert.deepEqual(kustomization.images, [{ name: 'slipstream-bpf', newName: 'slipstream-bpf', newTag: version }]);
     assert.equal(agent.image, `slipstream-bpf:${version}`);
     const spaces = manifests.map(({ metadata }) => metadata.namespace ?? metadata.name);
     assert.deepEqual([...new Set(spaces)], ['slipstream-bpf']);
@@ -127,14 +128,15 @@ describe('deploy: Kubernetes', function () {
 
   it('the canary changes what is there', () => {
     const canary = parse(read('deploy', 'kubernetes-canary', 'kustomization.yaml')) as {
-      images: object;
+      images?: object;
       patches: { target: { kind: string; name: string }; patch: string }[];
     };
-    assert.deepEqual(canary.images, (manifest('kustomization.yaml') as { images: object }).images);
+    assert.equal(canary.images, undefined, 'they would not match what the base has renamed');
     for (const { target, patch } of canary.patches) {
       const of = manifests.find(({ kind, metadata }) => kind === target.kind && metadata.name === target.name);
-      for (const { op, path } of parse(patch) as { op: string; path: string }[]) {
+      for (const { op, path, value } of parse(patch) as { op: string; path: string; value: unknown }[]) {
         assert.equal(op, 'replace');
+        if (path.endsWith('/image')) assert.equal(value, agent.image);
         let at: unknown = of;
         for (const key of path.slice(1).split('/')) {
           at = (at as Record<string, unknown> | undefined)?.[key.replace('~1', '/')];
@@ -145,6 +147,80 @@ describe('deploy: Kubernetes', function () {
       const [{ value }] = parse(patch) as [{ value: string }];
       assert.equal(parsePolicy(value, 'canary').ok, true);
     }
+  });
+
+  describe('as kustomize makes it', () => {
+    const [program = '', ...words] =
+      [
+        ['kustomize', 'build'],
+        ['kubectl', 'kustomize'],
+      ].find(([name = '']) => spawnSync(name, ['version', '--client']).error === undefined) ?? [];
+    let folder: string;
+
+    before(function () {
+      if (program === '') skip(this, 'there is neither kustomize nor kubectl');
+    });
+
+    beforeEach(() => {
+      folder = mkdtempSync(join(tmpdir(), 'slipstream-kustomize-'));
+      for (const name of ['kubernetes', 'kubernetes-canary'])
+        cpSync(join(ROOT, 'deploy', name), join(folder, name), { recursive: true });
+    });
+
+    afterEach(() => {
+      rmSync(folder, { recursive: true });
+    });
+
+    function build(name: string): Map<string, Manifest & typeof daemonSet> {
+      const text = execFileSync(program, [...words, join(folder, name)], { encoding: 'utf8' });
+      const all = parseAllDocuments(text).map((document) => document.toJS() as Manifest & typeof daemonSet);
+      return new Map(all.map((of) => [of.kind, of]));
+    }
+    const image = (name: string): unknown => build(name).get('DaemonSet')?.spec.template.spec.containers[0].image;
+
+    /** The edit that docs/operations.md tells of. */
+    function edit(name: string, from: string, to: string): void {
+      const file = join(folder, name, 'kustomization.yaml');
+      const text = readFileSync(file, 'utf8');
+      assert.equal(text.split(from).length, 2, `${from} is not there once`);
+      assert.ok(read('docs', 'operations.md').includes(`\`${from.split(' ')[0] ?? ''}\``), from);
+      writeFileSync(file, text.replace(from, to));
+    }
+
+    it('runs one image', () => {
+      assert.equal(image('kubernetes'), `slipstream-bpf:${version}`);
+      assert.equal(image('kubernetes-canary'), `slipstream-bpf:${version}`);
+    });
+
+    it('runs the image on each that was written for it', () => {
+      edit('kubernetes', 'newName: slipstream-bpf', 'newName: registry.example.com:5000/slipstream-bpf');
+      edit(
+        'kubernetes-canary',
+        `value: slipstream-bpf:${version}`,
+        'value: registry.example.com:5000/slipstream-bpf:2.0.0',
+      );
+      assert.equal(image('kubernetes'), `registry.example.com:5000/slipstream-bpf:${version}`);
+      assert.equal(image('kubernetes-canary'), 'registry.example.com:5000/slipstream-bpf:2.0.0');
+      edit('kubernetes', `newTag: ${version}`, 'newTag: 2.0.0');
+      assert.equal(image('kubernetes'), 'registry.example.com:5000/slipstream-bpf:2.0.0');
+      assert.equal(image('kubernetes-canary'), 'registry.example.com:5000/slipstream-bpf:2.0.0');
+    });
+
+    it('keeps the canary apart', () => {
+      const [stable, canary] = ['kubernetes', 'kubernetes-canary'].map(build) as [
+        ReturnType<typeof build>,
+        ReturnType<typeof build>,
+      ];
+      for (const kind of ['DaemonSet', 'ConfigMap']) {
+        assert.deepEqual(
+          [stable.get(kind)?.metadata.name, canary.get(kind)?.metadata.name],
+          ['slipstream-bpf', 'slipstream-bpf-canary'],
+        );
+      }
+      const volumes = canary.get('DaemonSet')?.spec.template.spec.volumes;
+      assert.ok(volumes?.some(({ configMap }) => configMap?.name === 'slipstream-bpf-canary'));
+      for (const of of canary.values()) assert.deepEqual(schemaErrors(of), [], of.kind);
+    });
   });
 
   it('starts the program as it is', () => {

@@ -436,27 +436,35 @@ describe('http', () => {
       });
     }
 
-    it('asks for a password everywhere, and says nothing else without one', async () => {
+    it('asks for a password everywhere but for probes, and says nothing else without one', async () => {
       await listen(`basic_auth_users: { me: ${hashSync('right', 4)} }\n`);
-      const get = (auth: string | undefined, to = '/healthz'): Promise<Response> =>
+      const get = (auth: string | undefined, to = '/metrics'): Promise<Response> =>
         fetch(`${server!.origin}${to}`, {
           headers: auth === undefined ? {} : { Authorization: `Basic ${Buffer.from(auth).toString('base64')}` },
         });
-      for (const to of ['/', '/metrics', '/healthz', '/readyz', '/api/pairs', '/none']) {
+      const around = ['/healthz?x', '/healthz/', '//healthz', '/%68ealthz', '/readyz/x'];
+      for (const to of ['/', '/metrics', '/api/status', '/api/pairs', '/none', ...around]) {
         const response = await get(undefined, to);
         assert.equal(response.status, 401, to);
         assert.equal(response.headers.get('www-authenticate'), 'Basic realm="slipstream-bpf", charset="UTF-8"');
         assert.equal(await response.text(), 'a user name and a password are needed\n');
       }
+      for (const to of ['/healthz', '/readyz']) {
+        for (const auth of [undefined, 'me:wrong']) {
+          const response = await get(auth, to);
+          assert.deepEqual([response.status, await response.text()], [200, 'ok\n'], to);
+        }
+        assert.equal((await fetch(`${server!.origin}${to}`, { method: 'POST' })).status, 405);
+      }
       for (const auth of ['me:wrong', 'you:right', 'me:', ':']) assert.equal((await get(auth)).status, 401, auth);
-      assert.equal((await get('me:right')).status, 200);
+      assert.equal((await get('me:right')).status, 503, 'not attached');
       writeFileSync(path('web.yaml'), `basic_auth_users: { you: ${hashSync('right', 4)} }\n`);
       // A new connection has the file looked at; what it says holds for all.
-      const again = await fetch(`${server!.origin}/healthz`, {
+      const again = await fetch(`${server!.origin}/metrics`, {
         headers: { Authorization: `Basic ${Buffer.from('you:right').toString('base64')}`, Connection: 'close' },
       });
       const last = await get('me:right');
-      assert.deepEqual([again.status, last.status].sort(), [200, 401]);
+      assert.deepEqual([again.status, last.status].sort(), [401, 503]);
     });
 
     it('sets the headers of the file', async () => {

@@ -53,7 +53,7 @@ describe('metrics', () => {
           unpaired: reasons('unpaired_reason'),
         }),
       } as unknown as Datapath,
-      cgroups: { path: (id: bigint) => names.get(id) } as unknown as CgroupNames,
+      cgroups: { path: (id: bigint) => names.get(id), isPending: () => false } as unknown as CgroupNames,
       version: '1.0.0',
       learned: () => 3,
       stalled: () => 5,

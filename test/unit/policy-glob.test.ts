@@ -1,6 +1,15 @@
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
-import { cgroupMatcher, cgroupProblem, programMatcher, programProblem } from '../../controller/policy/glob.js';
+import {
+  cgroupMatcher,
+  cgroupProblem,
+  glob,
+  matchesAll,
+  patternProblem,
+  programMatcher,
+  programProblem,
+  sets,
+} from '../../controller/policy/glob.js';
 
 /** Pattern, what it matches, what it doesn't. */
 const cgroups: [pattern: string, matching: string[], other: string[]][] = [
@@ -107,5 +116,73 @@ describe('policy: program patterns', () => {
         },
       ),
     );
+  });
+});
+
+describe('policy: wildcards', () => {
+  /** What a pattern means, as a regular expression. */
+  function meaning(pattern: string): RegExp {
+    const source = pattern.replace(
+      new RegExp(`${sets.source}|\\*|[^]`, 'gu'),
+      (token, not?: string, members?: string) => {
+        if (members !== undefined) return `[${not ? '^' : ''}${members.replace(/[\\\][^]/g, '\\$&')}]`;
+        if (token === '*') return '.*';
+        return token === '?' ? '.' : token.replace(/[\\^$.|+(){}\]/]/, '\\$&');
+      },
+    );
+    return new RegExp(`^${source}$`, 'su');
+  }
+
+  const few = fc.constantFrom('a', 'b', '-', '\\', '.', 'é', '😀', '\n', '\uD83D');
+  const pattern = fc
+    .array(fc.oneof({ weight: 3, arbitrary: fc.constantFrom('*', '?', '[ab]', '[!a]', '[]-]', '[a-é]') }, few), {
+      maxLength: 8,
+    })
+    .map((parts) => parts.join(''));
+  const text = fc.array(few, { maxLength: 10 }).map((characters) => characters.join(''));
+
+  it('mean what the regular expression means', () => {
+    let matching = 0;
+    fc.assert(
+      fc.property(pattern, text, (of, name) => {
+        if (patternProblem(of) !== undefined) return;
+        const expected = meaning(of).test(name);
+        matching += Number(expected);
+        assert.equal(glob(of)(name), expected, JSON.stringify([of, name]));
+      }),
+      { numRuns: 3000 },
+    );
+    assert.ok(matching > 100, 'most did not match');
+  });
+
+  it('mean the same for segments', () => {
+    const path = fc.array(fc.constantFrom('a', 'b', 'ab'), { maxLength: 7 }).map((parts) => `/${parts.join('/')}`);
+    const wild = fc
+      .array(fc.constantFrom('a', 'b', '*', '**', '*b'), { minLength: 1, maxLength: 6 })
+      .filter((parts) => parts.join('').includes('*'));
+    fc.assert(
+      fc.property(wild, path, (parts, cgroup) => {
+        const source = parts.map((part) => (part === '**' ? '(/[^/]+)*' : `/${part.replace('*', '[^/]*')}`)).join('');
+        const expected = new RegExp(`^${source}(/|$)`).test(cgroup === '/' ? '' : cgroup);
+        assert.equal(cgroupMatcher(`/${parts.join('/')}`)(cgroup), expected, JSON.stringify([parts, cgroup]));
+      }),
+      { numRuns: 3000 },
+    );
+  });
+
+  it('take no more steps than the pattern has parts times the text has characters', () => {
+    let steps = 0;
+    const isA = (character: string): boolean => {
+      steps++;
+      return character === 'a';
+    };
+    const parts = Array.from({ length: 200 }, () => ['any', isA] as const).flat();
+    const characters = 'a'.repeat(4000).split('');
+    assert.ok(!matchesAll([...parts, (character) => character === 'b'], characters));
+    assert.ok(steps <= parts.length * characters.length, String(steps));
+    assert.ok(matchesAll(parts, characters));
+    // The same through the door.
+    assert.ok(!glob(`${'*a'.repeat(200)}b`)('a'.repeat(4000)));
+    assert.ok(!cgroupMatcher(`${'/**/a'.repeat(200)}/b`)('/a'.repeat(4000)));
   });
 });

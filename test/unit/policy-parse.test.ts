@@ -219,6 +219,17 @@ const cases: Record<string, [text: string, ...reported: string[]][]> = {
       "p:3:40: program '*-with-a-long-tail' needs more than the 15 bytes the kernel keeps of a name: shorten it",
     ],
   ],
+  'units that look like those of containers': [
+    [
+      'version: 1\nrules:\n  - name: a\n    unit: docker-3f2a1b4c5d6e\n  - name: b\n    unit: [redis, 3f2a1b4c5d6e, docker-3f2a1b4c5d6e.scope]',
+      "p:4:11: unit 'docker-3f2a1b4c5d6e' is read as docker-3f2a1b4c5d6e.service and never matches, as a container's unit is a scope with all 64 digits: write container: 3f2a1b4c5d6e",
+      "p:6:19: unit '3f2a1b4c5d6e' is read as 3f2a1b4c5d6e.service and never matches, as a container's unit is a scope with all 64 digits: write container: 3f2a1b4c5d6e",
+      "p:6:33: unit 'docker-3f2a1b4c5d6e.scope' never matches, as a container's unit is a scope with all 64 digits: write container: 3f2a1b4c5d6e",
+    ],
+    ...[`docker-${'3f2a'.repeat(16)}.scope`, 'docker-3f2a*', 'docker', 'backup-3f2a1b4c5d6e', 'docker-3f2a'].map(
+      (unit): [string] => [`version: 1\nrules: [{ name: a, unit: ${unit} }]`],
+    ),
+  ],
   'rules that never match': [
     [
       'version: 1\nrules:\n  - { name: a, ports: [1] }\n  - { name: b, action: tcp }\n  - { name: c, ports: [2] }\n  - name: d',

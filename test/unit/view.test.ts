@@ -17,9 +17,11 @@ const KNOWN = new Map([
   [3n, `/kubepods/pod${'1'.repeat(32)}/${'a'.repeat(64)}`],
   [4n, '/system.slice/redis.service'],
 ]);
+const PENDING = 77n;
 const cgroups = {
   path: (id: bigint) => KNOWN.get(id),
   exists: (id: bigint) => KNOWN.has(id),
+  isPending: (id: bigint) => id === PENDING,
 } as unknown as CgroupNames;
 
 function fakeDatapath(table: FakeTable, closed = new Map<bigint, Total>(), pass = 1): Datapath {
@@ -200,6 +202,15 @@ describe('view', () => {
       assert.deepEqual(cgroupTotals(fakeDatapath(table, closed), cgroups), [
         { cgroup: '(gone)', bytes: 127, messages: 6 },
         { cgroup: '/web', bytes: 15, messages: 2 },
+      ]);
+    });
+
+    it('leave out what has no name yet, and count it once it has', () => {
+      const closed = new Map([[PENDING, { bytes: 5, messages: 1 }]]);
+      assert.deepEqual(cgroupTotals(fakeDatapath(fakeTable(1), closed), cgroups), []);
+      const named = { path: () => '/late', isPending: () => false } as unknown as CgroupNames;
+      assert.deepEqual(cgroupTotals(fakeDatapath(fakeTable(1), closed), named), [
+        { cgroup: '/late', bytes: 5, messages: 1 },
       ]);
     });
 
