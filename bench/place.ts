@@ -139,10 +139,11 @@ export class Place {
 
   /** Resolves when this server listens on a TCP port or a UNIX socket. */
   async listening(server: Child, where: number | string = this.listen.port): Promise<void> {
-    for (const deadline = Date.now() + PATIENCE; ; await pause(3)) {
+    for (const deadline = Date.now() + PATIENCE; ;) {
       this.#options.signal.throwIfAborted();
       if (isListening(this.#containers.get(server), server, where)) return;
       if (server.process.exitCode !== null || Date.now() > deadline) throw this.#failed(server, 'does not listen');
+      await pause(3);
     }
   }
 
@@ -152,7 +153,7 @@ export class Place {
     const start = performance.now();
     const child = this.#start('client', command, args);
     child.process.stdin.end();
-    const codes = await Promise.all([child, ...others].map((one) => one.exited()));
+    const codes = await Promise.all([child, ...others].map(async (one) => one.exited()));
     this.#options.signal.throwIfAborted();
     this.#cost.seconds += (performance.now() - start) / 1000;
     this.#cost.cpu += this.#cpu() - before;

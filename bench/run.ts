@@ -20,7 +20,7 @@ import { runGate } from '../controller/probe/gate.js';
 import { cgroupRoot } from '../controller/probe/host.js';
 import { whyNoContainers } from '../test/kernel/support/container.js';
 import { OBJECT_FILE, ROOT, Sandbox } from '../test/kernel/support/sandbox.js';
-import { publishedSchema, type Report } from './format.js';
+import type { Report } from './format.js';
 import { type Bench, measureOverhead, measureRow } from './measure.js';
 import { Network } from './place.js';
 import {
@@ -50,13 +50,13 @@ const options = await yargs(hideBin(process.argv))
     type: 'string',
     requiresArg: true,
     describe:
-      'Rows by the beginning of their workload, by path or placement; overhead, scale, profile; separated by commas',
+      'Rows by the beginning of their workload, by path or placement, or several of these joined by +; overhead, scale, profile; separated by commas',
   })
   .option('json', { type: 'string', requiresArg: true, describe: 'Write the results to this file' })
   .option('report', {
     type: 'boolean',
     default: false,
-    describe: 'Write docs/benchmarks.md, its charts and its schema',
+    describe: 'Write docs/benchmarks.md and its charts',
   })
   .option('list', { type: 'boolean', default: false, describe: 'Print the rows and about how long they take' })
   .option('rounds', { type: 'number', requiresArg: true, describe: 'Rounds of each row' })
@@ -85,7 +85,7 @@ const effort: Effort = { rounds: options.rounds ?? standard.rounds, seconds: opt
 const minutes = (estimate(plan, effort) / 60).toFixed(1);
 
 if (Object.values(plan).every((rows: readonly unknown[]) => rows.length === 0)) {
-  refuse('--only names no row: --list prints them', 2);
+  refuse(`--only names no row${options.quick ? ' of --quick' : ''}: --list prints them`, 2);
 }
 if (options.list) {
   for (const row of plan.rows) console.log(nameOf(row));
@@ -275,6 +275,5 @@ if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(re
 if (options.report) {
   const docs = join(ROOT, 'docs');
   for (const [name, text] of Object.entries(documents(report))) writeFileSync(join(docs, name), text);
-  writeFileSync(join(docs, 'schemas', 'benchmarks.json'), `${JSON.stringify(publishedSchema(), undefined, 2)}\n`);
 }
 process.exitCode = failures.count === 0 ? 0 : 1;
