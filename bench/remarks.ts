@@ -14,11 +14,17 @@ interface Remark {
 const REMARKS: readonly Remark[] = [
   {
     of: ({ workload }) => workload === 'stream',
-    text: 'A stream stays on TCP; each receive is still looked at. `action: tcp` for its port or cgroup does not change that, another `--cgroup` does.',
+    text: 'A stream stays on TCP, but each receive is looked at. To avoid that, attach to a cgroup without it (`--cgroup`).',
   },
   {
     of: ({ workload }) => workload === 'connect',
-    text: 'Both ends are looked up and given a slot when they connect. Attach to a cgroup that leaves these programs out (`--cgroup`).',
+    text:
+      'Each end is looked up when it connects, and a local pair gets a slot of the table. To avoid that, attach to a ' +
+      'cgroup without these programs (`--cgroup`).',
+  },
+  {
+    of: ({ workload }) => workload.startsWith('nginx'),
+    text: 'nginx stays on TCP where this kernel fails the finding `fionread`; its receives are looked at.',
   },
 ];
 

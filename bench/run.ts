@@ -61,7 +61,9 @@ const options = await yargs(hideBin(process.argv))
   .option('list', { type: 'boolean', default: false, describe: 'Print the rows and about how long they take' })
   .option('rounds', { type: 'number', requiresArg: true, describe: 'Rounds of each row' })
   .option('seconds', { type: 'number', requiresArg: true, describe: 'Seconds of each run' })
-  .check(({ rounds, seconds }) => {
+  .check(({ quick, only, report, rounds, seconds }) => {
+    if (report && (quick || only !== undefined))
+      throw new Error('--report: docs/ shows a full run, without --quick and --only');
     if (rounds !== undefined && !(Number.isInteger(rounds) && rounds > 0))
       throw new Error('--rounds: give a whole number from 1 on');
     if (seconds !== undefined && !(seconds > 0)) throw new Error('--seconds: give a number above 0');

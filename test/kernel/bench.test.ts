@@ -76,6 +76,7 @@ describe('bench', function () {
     const mistakes = [
       [['--only', 'nonsense'], /--only names no row/],
       [['--rounds', '0'], /--rounds: give a whole number/],
+      [['--report', '--quick'], /--report: docs\/ shows a full run/],
       [['--sideways'], /sideways/],
     ] as const;
     await Promise.all(
