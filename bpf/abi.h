@@ -67,83 +67,86 @@ enum evidence {
 	EVIDENCE_TRUNCATE = 1 << 5,       /* MSG_TRUNC: TCP discards, tcp_bpf copies */
 	EVIDENCE_ERROR_QUEUE = 1 << 6,    /* MSG_ERRQUEUE: timestamps or zerocopy */
 	EVIDENCE_PEEK = 1 << 7,           /* MSG_PEEK: sees one of two queues at a time */
+	EVIDENCE_FORGED = 1 << 8, /* not of the reader: two clients claimed the handshake */
 };
 
 /* Why a message of a socket in the sockmap went over TCP. */
 enum pass_reason {
-	PASS_UNTRACKED = 0,   /* the socket carries no storage of ours */
-	PASS_STATE,           /* pair not INSERTED, or of another generation */
-	PASS_HELD,            /* direction demoted by the controller */
-	PASS_READER,          /* the reader showed a behaviour that is not allowed */
-	PASS_STREAM,          /* one-way run: TCP is faster */
-	PASS_SHUTDOWN,        /* own SEND_SHUTDOWN or peer RCV_SHUTDOWN */
+	PASS_UNTRACKED = 0, /* the socket carries no storage of ours */
+	PASS_STATE, /* pair not INSERTED, or of another generation */
+	PASS_HELD, /* direction demoted by the controller */
+	PASS_READER, /* the reader showed a behaviour that is not allowed */
+	PASS_STREAM, /* one-way run: TCP is faster */
+	PASS_SHUTDOWN, /* own SEND_SHUTDOWN or peer RCV_SHUTDOWN */
 	PASS_NOT_ESTABLISHED, /* either end outside TCP_ESTABLISHED */
-	PASS_ZEROCOPY,        /* sender set SO_ZEROCOPY */
-	PASS_LOW_WATER_MARK,  /* reader set SO_RCVLOWAT above 1 */
-	PASS_MEMORY,          /* TCP memory pressure, or the reader's memory cgroup is short */
-	PASS_FENCE,           /* first message after insertion */
-	PASS_ORDER,           /* earlier TCP bytes not consumed yet */
-	PASS_ACCOUNTING,      /* bytes consumed by something else than recvmsg */
-	PASS_BACKLOG,         /* reader behind by the limit */
-	PASS_PEER,            /* the kept address no longer holds the peer */
-	PASS_LOST,            /* peer left the sockmap between check and redirect */
-	PASS_KEEPALIVE,       /* one now and then, for timers that only TCP feeds */
-	PASS_UNACKNOWLEDGED,  /* earlier TCP bytes consumed, their ACK still under way */
+	PASS_ZEROCOPY, /* sender set SO_ZEROCOPY */
+	PASS_LOW_WATER_MARK, /* reader set SO_RCVLOWAT above 1 */
+	PASS_MEMORY, /* TCP memory pressure, or the reader's memory cgroup is short */
+	PASS_FENCE, /* first message after insertion */
+	PASS_ORDER, /* earlier TCP bytes not consumed yet */
+	PASS_ACCOUNTING, /* bytes consumed by something else than recvmsg */
+	PASS_BACKLOG, /* reader behind by the limit */
+	PASS_PEER, /* the kept address no longer holds the peer */
+	PASS_LOST, /* peer left the sockmap between check and redirect */
+	PASS_KEEPALIVE, /* one now and then, for timers that only TCP feeds */
+	PASS_UNACKNOWLEDGED, /* earlier TCP bytes consumed, their ACK still under way */
 	PASS_REASONS,
 };
 
 /* Why a connection that one of our callbacks saw was not paired. */
 enum unpaired_reason {
 	UNPAIRED_REMOTE_SERVER = 0, /* client here, other end not seen here */
-	UNPAIRED_REMOTE_CLIENT,     /* server here, other end not seen here */
+	UNPAIRED_REMOTE_CLIENT, /* server here, other end not seen here */
 	UNPAIRED_TABLE_FULL,
-	UNPAIRED_REPAIR,            /* numbers were chosen: TCP_REPAIR, or forged */
+	UNPAIRED_REPAIR, /* numbers were chosen: TCP_REPAIR, or forged */
 	UNPAIRED_MPTCP,
-	UNPAIRED_STORAGE,           /* no memory for the socket storage */
-	UNPAIRED_RELEASED,          /* client closed while the server joined */
-	UNPAIRED_PAUSED,            /* the controller is taking the datapath down */
+	UNPAIRED_STORAGE, /* no memory for the socket storage */
+	UNPAIRED_RELEASED, /* client closed while the server joined */
+	UNPAIRED_PAUSED, /* the controller is taking the datapath down */
 	UNPAIRED_REASONS,
 };
 
 /* Why a pair was not promoted. Kept in pair.reason and counted. */
 enum refusal_reason {
 	REFUSAL_NONE = 0,
-	REFUSAL_POLICY,           /* action tcp */
-	REFUSAL_OBSERVE,          /* action observe */
-	REFUSAL_PROGRAM,          /* a reader is on the list of excluded programs */
-	REFUSAL_BLOCKING,         /* blocking reader and the policy does not opt in */
-	REFUSAL_READER,           /* MSG_WAITALL, MSG_OOB, MSG_TRUNC or MSG_ERRQUEUE */
-	REFUSAL_ACCOUNTING,       /* bytes consumed by something else than recvmsg */
-	REFUSAL_LOW_WATER_MARK,   /* SO_RCVLOWAT above 1 */
-	REFUSAL_ZEROCOPY,         /* SO_ZEROCOPY set */
-	REFUSAL_ULP,              /* kTLS or another upper layer protocol */
-	REFUSAL_BUSY,             /* somebody else's sockmap or sk_user_data */
+	REFUSAL_POLICY, /* action tcp */
+	REFUSAL_OBSERVE, /* action observe */
+	REFUSAL_PROGRAM, /* a reader is on the list of excluded programs */
+	REFUSAL_BLOCKING, /* blocking reader and the policy does not opt in */
+	REFUSAL_READER, /* MSG_WAITALL, MSG_OOB, MSG_TRUNC or MSG_ERRQUEUE */
+	REFUSAL_ACCOUNTING, /* bytes consumed by something else than recvmsg */
+	REFUSAL_LOW_WATER_MARK, /* SO_RCVLOWAT above 1 */
+	REFUSAL_ZEROCOPY, /* SO_ZEROCOPY set */
+	REFUSAL_ULP, /* kTLS or another upper layer protocol */
+	REFUSAL_BUSY, /* somebody else's sockmap or sk_user_data */
 	REFUSAL_NOT_ESTABLISHED,
-	REFUSAL_SLOT_BUSY,        /* an earlier pair's socket still holds the index */
+	REFUSAL_SLOT_BUSY, /* an earlier pair's socket still holds the index */
 	REFUSAL_MEMORY,
-	REFUSAL_GONE,             /* the iterator did not meet the socket */
-	REFUSAL_KERNEL,           /* the kernel gate switched promotion off */
-	REFUSAL_LEARNED,          /* a reader was seen to leave redirected data unread */
-	REFUSAL_HELPER,           /* a port of a conntrack helper */
+	REFUSAL_GONE, /* the iterator did not meet the socket */
+	REFUSAL_KERNEL, /* the kernel gate switched promotion off */
+	REFUSAL_LEARNED, /* a reader was seen to leave redirected data unread */
+	REFUSAL_HELPER, /* a port of a conntrack helper */
+	REFUSAL_FORGED, /* two clients claimed the handshake */
 	REFUSAL_REASONS,
 };
 
 /* Why an inserted pair, or one direction of it, was taken back to TCP. */
 enum demotion_reason {
 	DEMOTION_NONE = 0,
-	DEMOTION_STREAM,     /* turned into a one-way stream */
-	DEMOTION_POLICY,     /* the policy changed */
-	DEMOTION_PROGRAM,    /* the socket went to an excluded program */
-	DEMOTION_READER,     /* the reader changed its behaviour */
+	DEMOTION_STREAM, /* turned into a one-way stream */
+	DEMOTION_POLICY, /* the policy changed */
+	DEMOTION_PROGRAM, /* the socket went to an excluded program */
+	DEMOTION_READER, /* the reader changed its behaviour */
 	DEMOTION_ACCOUNTING, /* the receive accounting no longer adds up */
-	DEMOTION_REQUESTED,  /* down, or a person */
-	DEMOTION_MEMORY,     /* the limit on an end's memory is near */
+	DEMOTION_REQUESTED, /* down, or a person */
+	DEMOTION_MEMORY, /* the limit on an end's memory is near */
+	DEMOTION_FORGED, /* a second client claimed its handshake */
 	DEMOTION_REASONS,
 };
 
 /* What the iterator sees of a socket in the sockmap. Bits of pair.notice[side]. */
 enum notice {
-	NOTICE_EMPTY = 1 << 0,  /* nothing is in its redirected queue */
+	NOTICE_EMPTY = 1 << 0, /* nothing is in its redirected queue */
 	NOTICE_MEMORY = 1 << 1, /* the limit on its memory is near */
 };
 
@@ -155,8 +158,8 @@ enum insert_result {
 
 enum event_type {
 	EVENT_CANDIDATE = 1, /* a pair reached CANDIDATE */
-	EVENT_READER = 2,    /* new evidence or another process at an INSERTED pair */
-	EVENT_NUDGE = 3,     /* a reader has crossed from redirected bytes to TCP bytes */
+	EVENT_READER = 2, /* new evidence or another process at an INSERTED pair */
+	EVENT_NUDGE = 3, /* a reader has crossed from redirected bytes to TCP bytes */
 };
 
 struct event {
@@ -170,9 +173,9 @@ struct event {
 struct address {
 	__u8 local[16];
 	__u8 remote[16];
-	__u16 local_port;  /* host order */
+	__u16 local_port; /* host order */
 	__u16 remote_port; /* host order */
-	__u16 family;      /* AF_INET or AF_INET6, as the socket was made */
+	__u16 family; /* AF_INET or AF_INET6, as the socket was made */
 	__u16 reserved;
 };
 
@@ -180,17 +183,17 @@ struct address {
 struct direction {
 	__u64 redirected_bytes; /* counted before the kernel queues them */
 	__u64 redirected_messages;
-	__u64 passed_messages;   /* while in the sockmap, but for PASS_KEEPALIVE */
-	__u64 own_receives;      /* reader.receives of this side at the last send */
-	__u32 fence_sequence;    /* write_seq before the first message */
-	__u32 run_messages;      /* messages since this side last received */
+	__u64 passed_messages; /* while in the sockmap, but for PASS_KEEPALIVE */
+	__u64 own_receives; /* reader.receives of this side at the last send */
+	__u32 fence_sequence; /* write_seq before the first message */
+	__u32 run_messages; /* messages since this side last received */
 	__u64 run_bytes;
-	__u32 switches;          /* path changes, both ways */
+	__u32 switches; /* path changes, both ways */
 	__u32 unread_messages; /* at most so many are redirected and unread */
-	__u8 path;               /* enum direction_path */
-	__u8 fenced;             /* fence_sequence is valid */
-	__u8 last_pass;          /* enum pass_reason */
-	__u32 last_tcp;          /* when a message last went over TCP; ticks */
+	__u8 path; /* enum direction_path */
+	__u8 fenced; /* fence_sequence is valid */
+	__u8 last_pass; /* enum pass_reason */
+	__u32 last_tcp; /* when a message last went over TCP; ticks */
 
 	/* The guard, see redirect: where TCP bytes began that have redirected ones
 	 * before them, and what the reader must have received before it takes them.
@@ -198,18 +201,18 @@ struct direction {
 	__u32 behind_sequence __attribute__((aligned(CACHE_LINE)));
 	__u32 overtaken_since; /* when they were first seen taken too early; ticks; 0: never */
 	__u32 leave_since; /* since when it should leave redirection; ticks; 0: it need not */
-	__u32 smallest;    /* message since nothing waited, bytes */
+	__u32 smallest; /* message since nothing waited, bytes */
 	__u64 behind_received;
-	__u8 behind;    /* the two are valid */
+	__u8 behind; /* the two are valid */
 	__u8 overtaken; /* certain: nothing more is sent */
 } __attribute__((aligned(CACHE_LINE)));
 
 /* Written by the receiving side after each receive. One cache line. */
 struct reader {
 	__u64 received_bytes; /* results of every receive since establishment */
-	__u64 receives;       /* those above 0 */
-	__u64 thread;         /* tgid << 32 | tid of the last reader */
-	__u32 evidence;       /* enum evidence */
+	__u64 receives; /* those above 0 */
+	__u64 thread; /* tgid << 32 | tid of the last reader */
+	__u32 evidence; /* enum evidence */
 	__u32 nudge; /* 1: it is to be woken, see redirect; the controller takes it back */
 	__u64 crossing; /* by the sender: received_bytes where TCP bytes begin; 0: none ahead */
 	char comm[COMM_LENGTH]; /* of its process, as in /proc/PID/comm */
@@ -240,7 +243,7 @@ struct pair {
 	__u64 cgroup[2];
 	__u32 netns[2];
 	__u32 promotions; /* how often this pair was inserted */
-	__u32 reserved;
+	__u32 adopted; /* it was a connection before the datapath was there */
 	__u64 stalled_ns[2]; /* by the controller: since when this reader has taken nothing; 0 */
 
 	/* The observation window: touched by both readers until CANDIDATE. */
@@ -272,6 +275,7 @@ struct handshake {
 	__u64 key; /* server ISN << 32 | client ISN */
 	__u64 claim; /* generation << 32 | (slot + 1); 0: not claimed */
 };
+#define CLAIM_JOINED (1ull << 63) /* the server has been here; a generation has 24 bits */
 
 /*
  * What the kernel gate looked at when a controller started. Bits of the two masks
@@ -326,6 +330,7 @@ struct counters {
 /* Kept in a pinned map so that they outlive the controller that writes them. */
 struct controller_counters {
 	__u64 promotions;
+	__u64 adopted; /* pairs that were connections before the datapath was there */
 	__u64 policy_reloads;
 	__u64 policy_reload_failures;
 	__u64 refusals[REFUSAL_REASONS];
@@ -336,6 +341,58 @@ struct controller_counters {
 struct total {
 	__u64 bytes;
 	__u64 messages;
+};
+
+/*
+ * `up --adopt` asks about one established socket by setting this option of IPPROTO_TCP
+ * on it, which only the program `adopt` knows. The value is struct adoption_request.
+ */
+#define ADOPTION_OPTION 0x61646f70
+
+struct adoption_request {
+	__u64 nonce; /* as in struct adoption_settings: nobody else's call is answered */
+	__u32 index; /* of the element of the map `adoptions` that is asked and answered */
+	__u32 reserved;
+};
+
+struct adoption_settings {
+	__u64 nonce;
+};
+
+enum adoption_order {
+	ADOPT_LOOK = 0,
+	ADOPT_CLIENT, /* take a slot and be its client */
+	ADOPT_SERVER, /* be the server in `slot` */
+	ADOPT_COUNT,  /* take the bytes it has received anew */
+};
+
+enum adoption_answer {
+	ADOPTION_NONE = 0,   /* the program was not asked */
+	ADOPTION_UNSUITABLE, /* not an established socket of plain TCP */
+	ADOPTION_BUSY,       /* something is under way or unread, or the client has closed */
+	ADOPTION_QUIET,      /* all it sent is acknowledged, all it got is read */
+	ADOPTION_DONE, /* it was quiet, had the numbers that were given, and did as ordered */
+	ADOPTION_TABLE_FULL,
+	ADOPTION_STORAGE, /* no memory */
+	ADOPTION_CALLBACKS, /* this kernel can't be asked for its callbacks: before 6.12 */
+};
+
+/* Given with an order and told with an answer; what concerns a slot only if the socket has one. */
+struct adoption {
+	__u32 order; /* enum adoption_order */
+	__u32 answer; /* enum adoption_answer */
+	__u32 sequence; /* write_seq */
+	__u32 expected; /* rcv_nxt */
+	__u64 key; /* as in struct pair; 0: of a pair that was not adopted */
+	__u32 slot;
+	__u32 control; /* 0: it has no slot */
+	__u32 side;
+	__u32 netns;
+	__u64 counted; /* bytes received, by observe */
+	__u64 received; /* the same by TCP: bytes_received */
+	__u64 acked; /* bytes_acked; the SYN of an active opener is one */
+	__u64 cookie;
+	__u64 cgroup;
 };
 
 /* What `capture` sets and counts, in a map of its own. */

@@ -10,7 +10,7 @@
  *   SYN-ACK at the client   tcp_finish_connect: a hit proves the listener is here
  *   ACK at the listener     tcp_rcv_state_process: finds the slot, paired
  */
-#include "pair.h"
+#include "claim.h"
 
 static __always_inline const struct sock *kernel_socket(struct bpf_sock_ops *ctx)
 {
@@ -19,17 +19,17 @@ static __always_inline const struct sock *kernel_socket(struct bpf_sock_ops *ctx
 	return kernel->sk;
 }
 
-static __always_inline __u64 make_key(__u32 server_isn, __u32 client_isn)
-{
-	return (__u64)server_isn << 32 | client_isn;
-}
-
 static __always_inline struct handshake *handshake_of(__u64 key)
 {
 	/* Both halves are random already (secure_tcp_seq): folding is enough. */
 	__u32 index = ((__u32)key ^ (__u32)(key >> 32)) & ((1 << HANDSHAKE_BITS) - 1);
 
 	return bpf_map_lookup_elem(&handshakes, &index);
+}
+
+static __always_inline __u32 claim_generation(__u64 claim)
+{
+	return (claim & ~CLAIM_JOINED) >> 32;
 }
 
 /* A SYN reached a listener and its answer's sequence number is chosen. */
@@ -49,41 +49,10 @@ static __always_inline void remember_handshake(struct bpf_sock_ops *ctx)
 	handshake->key = key;
 }
 
-static __always_inline void fill_address(struct address *address, const struct sock *sk)
-{
-	const struct sock_common *common = &sk->__sk_common;
-
-	address->family = common->skc_family;
-	address->local_port = common->skc_num;
-	address->remote_port = bpf_ntohs(common->skc_dport);
-	if (address->family == AF_INET) {
-		/* ::ffff:a.b.c.d, RFC 4291 section 2.5.5.2 */
-		address->local[10] = address->local[11] = 0xff;
-		address->remote[10] = address->remote[11] = 0xff;
-		*(__u32 *)&address->local[12] = common->skc_rcv_saddr;
-		*(__u32 *)&address->remote[12] = common->skc_daddr;
-		return;
-	}
-	bpf_probe_read_kernel(address->local, 16, &common->skc_v6_rcv_saddr);
-	bpf_probe_read_kernel(address->remote, 16, &common->skc_v6_daddr);
-}
-
-/* Writes what is known of one end; the caller owns the slot. */
-static __always_inline void fill_side(struct pair *pair, enum side side, struct bpf_sock_ops *ctx)
-{
-	const struct sock *sk = VIEW(sock, kernel_socket(ctx));
-
-	pair->socket[side] = (__u64)(unsigned long)sk;
-	pair->cookie[side] = bpf_get_socket_cookie(ctx);
-	pair->cgroup[side] = sk->sk_cgrp_data.cgroup->kn->id;
-	pair->netns[side] = sk->__sk_common.skc_net.net->ns.inum;
-	fill_address(&pair->address[side], sk);
-}
-
 /* Sockets whose sequence numbers or byte stream are not TCP's own. */
-static __always_inline bool is_unsuitable(struct bpf_sock_ops *ctx)
+static __always_inline bool is_unsuitable(const struct sock *sk)
 {
-	const struct tcp_sock *tcp = VIEW(tcp_sock, kernel_socket(ctx));
+	const struct tcp_sock *tcp = VIEW(tcp_sock, sk);
 
 	if (BPF_CORE_READ_BITFIELD(tcp, repair)) {
 		COUNT(unpaired[UNPAIRED_REPAIR]);
@@ -115,12 +84,6 @@ static __always_inline bool tie(struct bpf_sock_ops *ctx, __u32 slot, __u32 cont
 	return true;
 }
 
-static __always_inline void push_free(__u32 slot)
-{
-	if (bpf_map_push_elem(&free_slots, &slot, 0))
-		COUNT(release_failed);
-}
-
 static __always_inline void add_total(__u64 cgroup, const struct direction *direction)
 {
 	struct total *total, fresh = {};
@@ -150,20 +113,33 @@ static __always_inline void free_pair(struct pair *pair, __u32 slot)
 	COUNT(closed_pairs);
 	add_total(pair->cgroup[SIDE_CLIENT], &pair->direction[SIDE_CLIENT]);
 	add_total(pair->cgroup[SIDE_SERVER], &pair->direction[SIDE_SERVER]);
-	pair->control = with_state(pair->control, STATE_FREE);
-	push_free(slot);
+	return_slot(pair, slot);
 }
 
 /*
  * A second client comes with the two numbers of the first. A handshake has one
- * client, so one of them forged its answer: neither is believed, and the first
- * one's slot stays HALF until it closes. The true client always comes before the
- * server joins, so nobody takes the place of a client that is seen here.
+ * client, so one of them forged its answer: neither is believed. The first one's
+ * slot stays HALF until it closes, or, if the server has joined already, its pair
+ * is never promoted.
  */
-static __always_inline void disown(struct handshake *handshake)
+static __always_inline void disown(struct handshake *handshake, __u64 claim, __u64 key)
 {
-	handshake->key = 0;
+	__u32 control, slot = (__u32)claim - 1;
+	struct pair *pair = bpf_map_lookup_elem(&pairs, &slot);
+
+	/* Joined before any client came, closed since, or the entry is another's by now. */
+	control = pair ? READ_ONCE(pair->control) : 0;
+	if (!pair || generation_of(control) != claim_generation(claim) || pair->key != key) {
+		COUNT(unpaired[UNPAIRED_REMOTE_SERVER]);
+		return;
+	}
 	COUNT(unpaired[UNPAIRED_REPAIR]);
+	__sync_fetch_and_or(&pair->reader[SIDE_CLIENT].evidence, EVIDENCE_FORGED);
+	__sync_fetch_and_or(&pair->reader[SIDE_SERVER].evidence, EVIDENCE_FORGED);
+	if (!(claim & CLAIM_JOINED))
+		handshake->key = 0;
+	else if (is_in_sockmap(control))
+		emit(EVENT_READER, slot, control, SIDE_CLIENT);
 }
 
 /* The client is established: is its other end on this kernel? */
@@ -174,50 +150,41 @@ static __always_inline void claim(struct bpf_sock_ops *ctx)
 	struct handshake *handshake;
 	struct pair *pair;
 	__u32 slot, control;
+	__u64 other;
 
 	handshake = handshake_of(key);
 	if (!handshake || READ_ONCE(handshake->key) != key) {
 		COUNT(unpaired[UNPAIRED_REMOTE_SERVER]);
 		return;
 	}
-	if (is_unsuitable(ctx))
+	if (is_unsuitable(kernel_socket(ctx)))
 		return;
-	if (READ_ONCE(handshake->claim)) {
-		disown(handshake);
+	other = READ_ONCE(handshake->claim);
+	if (other) {
+		disown(handshake, other, key);
 		return;
 	}
 	if (!settings || settings->paused) {
 		COUNT(unpaired[UNPAIRED_PAUSED]);
 		return;
 	}
-	if (bpf_map_pop_elem(&free_slots, &slot)) {
+	pair = take_slot(key, &slot, &control);
+	if (!pair) {
 		COUNT(unpaired[UNPAIRED_TABLE_FULL]);
 		return;
 	}
-	pair = bpf_map_lookup_elem(&pairs, &slot);
-	if (!pair)
-		return;
-	control = (generation_of(pair->control) + 1) << GENERATION_SHIFT;
-	/* From here on nobody else's generation matches; readers of the slot
-	 * see CLOSED until it is filled.
-	 */
-	pair->control = with_state(control, STATE_CLOSED);
-	barrier();
-	__builtin_memset(&pair->closed, 0, sizeof(*pair) - offsetof(struct pair, closed));
-	pair->key = key;
-	pair->created_ns = bpf_ktime_get_ns();
-	fill_side(pair, SIDE_CLIENT, ctx);
+	fill_side(pair, SIDE_CLIENT, kernel_socket(ctx), bpf_get_socket_cookie(ctx));
 	if (!tie(ctx, slot, control, SIDE_CLIENT)) {
 		COUNT(unpaired[UNPAIRED_STORAGE]);
-		pair->control = with_state(control, STATE_FREE);
-		push_free(slot);
+		return_slot(pair, slot);
 		return;
 	}
 	barrier();
 	pair->control = with_state(control, STATE_HALF);
-	if (__sync_val_compare_and_swap(&handshake->claim, 0,
-					(__u64)generation_of(control) << 32 | (slot + 1)))
-		disown(handshake);
+	other = __sync_val_compare_and_swap(&handshake->claim, 0,
+					    (__u64)generation_of(control) << 32 | (slot + 1));
+	if (other)
+		disown(handshake, other, key);
 }
 
 /* The server is established: is there a slot that its client claimed? */
@@ -234,16 +201,16 @@ static __always_inline void join(struct bpf_sock_ops *ctx)
 		COUNT(unpaired[UNPAIRED_REMOTE_CLIENT]);
 		return;
 	}
-	claim = READ_ONCE(handshake->claim);
-	handshake->key = 0; /* used up: no second server can ever match */
-	if (!claim) {
+	/* Used up: no second server can ever match. A second client is still known. */
+	claim = __sync_fetch_and_or(&handshake->claim, CLAIM_JOINED);
+	if (!claim || claim & CLAIM_JOINED) {
 		COUNT(unpaired[UNPAIRED_REMOTE_CLIENT]);
 		return;
 	}
-	if (is_unsuitable(ctx))
+	if (is_unsuitable(kernel_socket(ctx)))
 		return; /* the slot stays HALF until its client closes */
 	slot = (__u32)claim - 1;
-	half = (__u32)(claim >> 32) << GENERATION_SHIFT | STATE_HALF;
+	half = claim_generation(claim) << GENERATION_SHIFT | STATE_HALF;
 	pair = bpf_map_lookup_elem(&pairs, &slot);
 	if (!pair)
 		return;
@@ -253,7 +220,7 @@ static __always_inline void join(struct bpf_sock_ops *ctx)
 		return;
 	}
 	/* JOINING is ours alone: a close of the client leaves the slot to us. */
-	fill_side(pair, SIDE_SERVER, ctx);
+	fill_side(pair, SIDE_SERVER, kernel_socket(ctx), bpf_get_socket_cookie(ctx));
 	if (!tie(ctx, slot, half, SIDE_SERVER)) {
 		COUNT(unpaired[UNPAIRED_STORAGE]);
 		/* Without storage the server's close is never seen: count it now. */

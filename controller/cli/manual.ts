@@ -29,6 +29,8 @@ const ENVIRONMENT = [
 
 const EXAMPLES = [
   ['slipstream-bpf up --policy /etc/slipstream/policy.yaml', 'Start in the foreground with a policy.'],
+  ['slipstream-bpf policy init --output policy.yaml', 'A first policy from what runs on this host: it only observes.'],
+  ['slipstream-bpf policy suggest', 'What of the observed traffic would be accelerated, and what that would gain.'],
   ['slipstream-bpf pairs --port 6379 --sort redirected', 'The connections of one port, the busiest first.'],
   ['slipstream-bpf explain 6379', 'Why each of them is or is not accelerated, and what would change it.'],
   ['slipstream-bpf top', 'The same live.'],
@@ -109,12 +111,14 @@ function describeOption({
   placeholder,
   choices,
   default: fallback,
+  required,
 }: OptionDescription): string[] {
   const value = placeholder === undefined ? '' : ` ${italic(placeholder)}`;
   return [
     '.TP',
     `${bold(`--${name}`)}${value}`,
     sentence(withChoices(meaning, choices)),
+    ...(required ? ['Required.'] : []),
     ...(fallback === undefined ? [] : [`Default: ${text(fallback)}.`]),
   ];
 }

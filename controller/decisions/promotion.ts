@@ -1,6 +1,9 @@
 /** Whether a candidate is promoted. Pure: facts in, verdict out. */
+import type { CgroupNames } from '../datapath/cgroups.js';
+import type { PairRecord } from '../datapath/pair-table.js';
 import { type CompiledPolicy, decidePair, excludedProgram } from '../policy/evaluate.js';
 import { builtInHelperPorts, unnamedHelperPort } from '../policy/helper-ports.js';
+import type { LearnedPrograms } from '../policy/learned.js';
 import type { Hazard } from '../policy/programs.js';
 
 /** Bits of reader.evidence by name (enum evidence in bpf/abi.h). */
@@ -15,6 +18,19 @@ export interface CandidateEnd {
   evidence: number;
   /** This program in this cgroup was seen to leave redirected data unread. */
   learned: boolean;
+}
+
+/** What the table and the list of learned programs say of a pair's two ends. */
+export function candidateEnds(
+  { ends }: Pick<PairRecord, 'ends'>,
+  cgroups: Pick<CgroupNames, 'path'>,
+  learned: Pick<LearnedPrograms, 'has'>,
+): [CandidateEnd, CandidateEnd] {
+  const end = ({ cgroupId, port, remotePort, program, evidence }: PairRecord['ends'][number]): CandidateEnd => {
+    const cgroup = cgroups.path(cgroupId);
+    return { cgroup, ports: [port, remotePort], program, evidence, learned: learned.has(program, cgroup) };
+  };
+  return [end(ends[0]), end(ends[1])];
 }
 
 export interface CandidateFacts {
@@ -37,9 +53,16 @@ export type Verdict =
   | { kind: 'wait'; turns: number }
   | { kind: 'refuse'; reason: string; retry: Retry };
 
-/** Evidence that rules a reader out whatever the policy says. */
+/** Evidence that rules a pair out whatever the policy says. */
 export function hardEvidence(bits: EvidenceBits): number {
-  return mask(bits, 'EVIDENCE_WAITALL', 'EVIDENCE_OUT_OF_BAND', 'EVIDENCE_TRUNCATE', 'EVIDENCE_ERROR_QUEUE');
+  return mask(
+    bits,
+    'EVIDENCE_WAITALL',
+    'EVIDENCE_OUT_OF_BAND',
+    'EVIDENCE_TRUNCATE',
+    'EVIDENCE_ERROR_QUEUE',
+    'EVIDENCE_FORGED',
+  );
 }
 
 /**
@@ -57,6 +80,8 @@ export function judgeCandidate(facts: CandidateFacts, policy: CompiledPolicy, bi
     return { kind: 'refuse', reason: decision.action === 'observe' ? 'observe' : 'policy', retry: 'policy' };
   }
   if (facts.kernelRefusal !== undefined) return { kind: 'refuse', reason: 'kernel', retry: 'never' };
+  const evidence = client.evidence | server.evidence;
+  if ((evidence & mask(bits, 'EVIDENCE_FORGED')) !== 0) return { kind: 'refuse', reason: 'forged', retry: 'never' };
   if (facts.ends.some((end) => excludedProgram(policy, end.program, facts.hazards) !== undefined)) {
     return { kind: 'refuse', reason: 'program', retry: 'policy' };
   }
@@ -66,7 +91,6 @@ export function judgeCandidate(facts: CandidateFacts, policy: CompiledPolicy, bi
     return { kind: 'refuse', reason: 'helper', retry: 'policy' };
   }
   if (facts.ends.some(({ learned }) => learned)) return { kind: 'refuse', reason: 'learned', retry: 'policy' };
-  const evidence = client.evidence | server.evidence;
   if ((evidence & (hardEvidence(bits) | softEvidence(bits))) !== 0)
     return { kind: 'refuse', reason: 'reader', retry: 'never' };
   const blocking = mask(bits, decision.blockingReaders ? 'EVIDENCE_BLOCKING_MANY' : 'EVIDENCE_BLOCKING');

@@ -346,5 +346,5 @@ const EVIDENCE: Readonly<Record<string, string>> = {
 
 /** Evidence for a sentence that begins with "receives". */
 export function inWords(reads: Reads | null): string[] {
-  return (reads?.evidence ?? []).map((name) => EVIDENCE[name] ?? name);
+  return (reads?.evidence ?? []).filter((name) => name !== 'forged').map((name) => EVIDENCE[name] ?? name);
 }

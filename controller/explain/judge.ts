@@ -294,6 +294,13 @@ function demotion(reason: string): Told {
         because: 'a reader took bytes by another call than recv, such as splice.',
         change: 'A new connection whose readers do not.',
       };
+    case 'forged':
+      return {
+        decidedBy: 'datapath',
+        name: reason,
+        because: FORGED,
+        change: 'Look for who has CAP_NET_ADMIN or CAP_NET_RAW in a container; a new connection is judged anew.',
+      };
     case 'memory':
       return {
         decidedBy: 'memory',
@@ -310,6 +317,8 @@ function demotion(reason: string): Told {
       };
   }
 }
+
+const FORGED = 'Two clients claimed its handshake with the same numbers: one of them is a forgery.';
 
 function refusal(reason: string, facts: PairFacts): Told {
   const { names, evidence, decision, excluded, learned, kernelRefusal } = facts;
@@ -333,6 +342,13 @@ function refusal(reason: string, facts: PairFacts): Told {
   const side = excluded[0] !== undefined ? 0 : 1;
   const knownSide = learned[0] !== undefined ? 0 : 1;
   switch (reason) {
+    case 'forged':
+      return {
+        decidedBy: 'datapath',
+        name: reason,
+        because: FORGED,
+        change: 'Look for who has CAP_NET_ADMIN or CAP_NET_RAW in a container; a new connection is judged anew.',
+      };
     case 'policy':
       return byPolicy('tcp', 'Give both ends action: accelerate; it takes effect when the file is saved.');
     case 'observe':
@@ -511,7 +527,7 @@ export function judgeUnpaired(facts: UnpairedFacts): Judgement {
       decidedBy: 'datapath',
       name: 'established before',
       because: `Both ends are here and not in the pair table. Most likely it was established before ${loaded}: the kernel keeps no date that would prove it.${causes}`,
-      change: 'Let the programs reconnect: restarting one of the two is enough.',
+      change: 'Let the programs reconnect (restarting one of the two is enough), or start with "up --adopt".',
     };
   }
   return {

@@ -19,6 +19,7 @@ export const REASONS = {
     kernel: 'the kernel gate forbids it',
     learned: 'a reader of this program left redirected data unread',
     helper: 'a port at which a firewall reads along (conntrack helper)',
+    forged: 'two clients claimed its handshake: one of them is a forgery',
   },
   slipstream_demotions_total: {
     stream: 'turned into a one-way stream',
@@ -28,6 +29,7 @@ export const REASONS = {
     accounting: 'the bytes received no longer add up',
     requested: 'taken down',
     memory: "the limit on an end's memory is near",
+    forged: 'a second client claimed its handshake',
   },
   slipstream_passed_messages_total: {
     untracked: 'the socket is none of ours',

@@ -7,7 +7,7 @@ import assert from 'node:assert/strict';
 import { assertEnds, Pairing } from './support/pairing.js';
 import { Python } from './support/python.js';
 import { needsRoot, Sandbox, skip } from './support/sandbox.js';
-import { Stack, type StackOptions } from './support/stack.js';
+import { eventually, Stack, type StackOptions } from './support/stack.js';
 import { sysctl } from './topology/network.js';
 
 describe('sequence numbers that somebody chose', function () {
@@ -218,17 +218,89 @@ def forged(client, server):
       await tenant.run('for x in held: x.close()');
     });
 
-    it('both numbers, after the server has joined', async function () {
+    it('both numbers, after the server has joined: the pair is taken back to TCP for good', async function () {
       start();
       const tenant = await container(this);
       const { p, client, server } = await victim();
       await join(p);
-      await tenant.run(`forged(${String(client)}, ${String(server)})`);
-      assert.deepEqual(pairing.unpaired(), { remote_server: 1 });
       await pairing.acceleratedBetween(p, 'c', 's');
       await tenant.run(`forged(${String(client)}, ${String(server)})`);
-      await pairing.acceleratedBetween(p, 'c', 's');
-      assert.equal(stack.datapath.counters().pairs, 1);
+      assert.deepEqual(pairing.unpaired(), { repair: 1 });
+      const { pairs } = stack.datapath;
+      await eventually('it is taken back', () => pairs.tally().observed === 1);
+      const [[slot] = [-1]] = [...pairs.slots('observed')];
+      assert.equal(pairs.read(slot)?.demotion, 'forged');
+      await pairing.plain(p.exchange('c', 's'));
+      assert.equal(pairs.read(slot)?.promotions, 1);
+      await p.run('for x in c, s: x.close()');
+      await tenant.run('for x in held: x.close()');
+      await pairing.nothingLeaked(1024);
+    });
+
+    /**
+     * The forger also holds the true SYN-ACK back and acknowledges it himself, so that the server joins his client.
+     * He reads the packets of both, so plain TCP would be his as well; but no more than that shall be.
+     */
+    it('both numbers, before the true client: neither is believed once it comes', async function () {
+      start();
+      const tenant = await container(this);
+      const p = new Python(sandbox, { netns: simpleNetns() });
+      await p.run(`
+import subprocess
+nft = lambda words: subprocess.run(['nft', words], check=True)
+nft('add table ip hold')
+nft('add chain ip hold input { type filter hook input priority 0; }')
+nft('add rule ip hold input tcp flags & (syn | ack) == (syn | ack) drop')
+sniffer = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800))
+sniffer.bind(('lo', 0))
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+listening = socket.socket()
+listening.bind((HOME, 0))
+listening.listen()
+c = socket.socket()
+c.setblocking(False)
+c.connect_ex(listening.getsockname())
+packet = b''
+while len(packet) < 40 or packet[9] != socket.IPPROTO_TCP or packet[33] & 0x12 != 0x12:
+    packet = sniffer.recv(2000)
+server_port, client_port, server_next, client_next = struct.unpack('!HHII', packet[20:32])
+
+def checksum(data):
+    total = sum(struct.unpack(f'!{len(data) // 2}H', data))
+    while total >> 16:
+        total = (total & 0xffff) + (total >> 16)
+    return ~total & 0xffff
+
+# A segment without data and options, RFC 9293 section 3.1.
+def segment(source, destination, sequence, acknowledged, flags):
+    home = socket.inet_aton(HOME)
+    tcp = struct.pack('!HHIIBBHHH', source, destination, sequence, acknowledged, 5 << 4, flags, 65535, 0, 0)
+    total = checksum(struct.pack('!4s4sBBH', home, home, 0, socket.IPPROTO_TCP, len(tcp)) + tcp)
+    ip = struct.pack('!BBHHHBBH4s4s', 0x45, 0, 20 + len(tcp), 0, 0, 64, socket.IPPROTO_TCP, 0, home, home)
+    raw.sendto(ip + tcp[:16] + struct.pack('!H', total) + tcp[18:], (HOME, 0))`);
+      const [client, server] = await p.run<[number, number]>('[(client_next - 1) & 0xffffffff, server_next]');
+      await tenant.run(`forged(${String(client)}, ${String(server)})`);
+      await p.run(`
+segment(client_port, server_port, client_next, (server_next + 1) & 0xffffffff, 0x10)
+s = listening.accept()[0]`);
+      const { pairs } = stack.datapath;
+      assert.equal(pairs.tally().observed, 1, 'the wrong pair that this is about');
+      await p.run(`
+nft('delete table ip hold')
+segment(server_port, client_port, server_next, client_next, 0x12)
+assert select.select([], [c], [], 10)[1]
+c.setblocking(True)`);
+      assert.deepEqual(pairing.unpaired(), { repair: 1 });
+      await pairing.plain(p.exchange('c', 's'));
+      await pairing.plain(p.exchange('c', 's'));
+      const [[slot] = [-1]] = [...pairs.slots('observed')];
+      assert.equal(pairs.read(slot)?.promotions, 0);
+      await p.run('for x in c, s, listening: x.close()');
+      // By a reset: nobody would acknowledge its FIN.
+      await tenant.run(`
+held[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+held[0].close()`);
+      await pairing.nothingLeaked(1024);
     });
   });
 });

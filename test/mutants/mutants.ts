@@ -12,7 +12,9 @@ export interface Mutant {
   to: string;
   /** A second change, where two checks guard the same thing. */
   also?: { from: string; to: string };
-  /** Passed to mocha's --grep: at least one of these tests must fail. */
+  /** Of test/kernel; default `invariants`. */
+  suite?: string;
+  /** Passed to mocha's --fgrep: at least one of these tests must fail. */
   tests: string;
 }
 
@@ -268,6 +270,28 @@ export const MUTANTS: readonly Mutant[] = [
     from: 'return generation_of(*control) == endpoint->generation ? pair : NULL;',
     to: 'return pair;',
     tests: '6: peer identity',
+  },
+  {
+    invariant: 6,
+    name: 'believes the first of two clients that claim one handshake',
+    file: 'identify.bpf.c',
+    from: `	if (other) {
+		disown(handshake, other, key);
+		return;
+	}
+	if (!settings`,
+    to: '	if (other)\n		return;\n	if (!settings',
+    suite: 'pairing-forged',
+    tests: 'both numbers',
+  },
+  {
+    invariant: 6,
+    name: 'forgets a handshake when the server has joined',
+    file: 'identify.bpf.c',
+    from: 'claim = __sync_fetch_and_or(&handshake->claim, CLAIM_JOINED);',
+    to: 'claim = READ_ONCE(handshake->claim);\n	handshake->key = 0;',
+    suite: 'pairing-forged',
+    tests: 'both numbers',
   },
   {
     invariant: 7,

@@ -9,21 +9,15 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import { build, root } from './build.js';
-import { MUTANTS } from './mutants.js';
+import { type Mutant, MUTANTS } from './mutants.js';
+
+const suiteOf = ({ suite }: Mutant): string => `test/kernel/${suite ?? 'invariants'}.test.ts`;
 
 /** Runs the tests of an invariant against an object; true if they pass. */
-function passes(object: string, tests: string): { passed: boolean; output: string } {
+function passes(object: string, suite: string, tests: string): { passed: boolean; output: string } {
   const result = spawnSync(
     process.execPath,
-    [
-      join(root, 'node_modules', 'mocha', 'bin', 'mocha.js'),
-      '--exit',
-      '--reporter',
-      'dot',
-      '--fgrep',
-      tests,
-      'test/kernel/invariants.test.ts',
-    ],
+    [join(root, 'node_modules', 'mocha', 'bin', 'mocha.js'), '--exit', '--reporter', 'dot', '--fgrep', tests, suite],
     { cwd: root, encoding: 'utf8', env: { ...process.env, SLIPSTREAM_OBJECT: object }, timeout: 300_000 },
   );
   return { passed: result.status === 0, output: result.stdout + result.stderr };
@@ -48,12 +42,13 @@ const work = mkdtempSync(join(tmpdir(), 'slipstream-mutants-'));
 let caught = 0;
 try {
   const sound = build(undefined, join(work, 'unchanged'));
-  for (const tests of new Set(chosen.map((mutant) => mutant.tests))) {
-    const { passed, output } = passes(sound, tests);
-    if (!passed) throw new Error(`"${tests}" fails without a mutation: ${output}`);
+  for (const pair of new Set(chosen.map((mutant) => `${suiteOf(mutant)} ${mutant.tests}`))) {
+    const [suite = '', ...tests] = pair.split(' ');
+    const { passed, output } = passes(sound, suite, tests.join(' '));
+    if (!passed) throw new Error(`"${pair}" fails without a mutation: ${output}`);
   }
   for (const [index, mutant] of chosen.entries()) {
-    const { passed, output } = passes(build(mutant, join(work, String(index))), mutant.tests);
+    const { passed, output } = passes(build(mutant, join(work, String(index))), suiteOf(mutant), mutant.tests);
     if (!passed) caught++;
     console.log(
       `${passed ? 'SURVIVED' : 'caught  '} ${String(mutant.invariant)} ${mutant.name}${passed ? '' : ` — ${firstFailure(output)}`}`,

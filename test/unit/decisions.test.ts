@@ -141,6 +141,12 @@ describe('decisions', () => {
         refuse('blocking', 'policy'),
       ],
       [
+        'refuses two clients of one handshake, for good',
+        { client: { evidence: bit('FORGED'), ports: [40000, 21] } },
+        '',
+        refuse('forged', 'never'),
+      ],
+      [
         'refuses the port of a helper, as the client sees it',
         { client: { ports: [40000, 21] } },
         '',
