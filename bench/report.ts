@@ -1,71 +1,236 @@
-/** The benchmark's results for people: a Markdown page and a chart. Pure. */
-import type { Report, Row } from './run.js';
+/** The benchmark's results for people: docs/benchmarks.md and its charts. Pure. */
+import { type Bars, chart } from './chart.js';
+import type { Overhead, Report, Row, Scale } from './format.js';
+import type { Path } from './place.js';
+import { bytes } from './plan.js';
+import { BAR, remarkOn } from './remarks.js';
 
-/** The whole of docs/benchmarks.md. */
-export function table({ meta, rows }: Report): string {
-  const lines = rows.map((row) =>
-    [
-      row.workload,
-      row.path,
-      size(row.size),
-      row.placement,
-      String(row.clients),
-      rate(row.tcp, row.unit),
-      rate(row.slipstream, row.unit),
-      `**${row.ratio.toFixed(2)}** (${row.ratioLow.toFixed(2)}–${row.ratioHigh.toFixed(2)})`,
-      row.unixRatio === null ? '–' : row.unixRatio.toFixed(2),
-      row.cpuRatio === null ? '–' : row.cpuRatio.toFixed(2),
-    ].join(' | '),
+interface Section {
+  file: string;
+  title: string;
+  paths: readonly Path[];
+  text: string;
+}
+
+const SECTIONS: readonly Section[] = [
+  {
+    file: 'benchmarks.svg',
+    title: 'Loopback',
+    paths: ['loopback'],
+    text: 'Both ends in the namespace of the host.',
+  },
+  {
+    file: 'benchmarks-network.svg',
+    title: 'Between network namespaces',
+    paths: ['bridge', 'nat', 'containers'],
+    text:
+      'bridge: two network namespaces on a bridge. nat: the same, through a port that the host of the bridge publishes\n' +
+      '(DNAT and MASQUERADE). containers: as nat, each end in a container of runc. AF_UNIX has no such paths.',
+  },
+];
+
+/** The files that the document consists of, by their names in docs/. */
+export function documents(report: Report): Record<string, string> {
+  const charts = SECTIONS.map(({ file, title, paths }): [string, string] => [
+    file,
+    chart(
+      `Throughput relative to plain TCP: ${title.toLowerCase()}`,
+      report.rows.filter((row) => paths.includes(row.path)).map(bars),
+    ),
+  ]);
+  return { 'benchmarks.md': document(report), ...Object.fromEntries(charts) };
+}
+
+function document(report: Report): string {
+  const { meta, rows } = report;
+  const runs = rows[0]?.runs ?? 0;
+  return (
+    `# Benchmarks
+
+Written by \`npm run bench -- --report\`, which \`scripts/install-packages --bench\` prepares. \`--quick\` takes 3 minutes,
+\`--only redis,nat\` measures these rows alone, \`--list\` names all, \`--json FILE\` writes what
+[schemas/benchmarks.json](schemas/benchmarks.json) describes.
+
+Ratios to plain TCP: medians of ${runs} rounds, each of which measures every column for ${meta.secondsPerRun} s (some programs: 1 s),
+with the 95 % bootstrap interval. Above 1 is faster, also where the unit is a time. While TCP, the naive sockmap and
+AF_UNIX are measured, nothing of slipstream-bpf is loaded. CPU is the time of both ends for a unit of work, relative to
+TCP: below 1 is cheaper. same-cpu: both ends on one CPU. cross-cpu: one on each. free: as the scheduler likes. The policy
+is the default, but where a row names another; the naive sockmap is \`test/fixtures/naive.bpf.c\`, which redirects every
+byte of every connection and fails the semantics tests.
+
+Version ${meta.version}, commit ${meta.commit}, ${meta.date}, kernel ${meta.kernel}, ${meta.cpus} × ${meta.cpu}, Node.js ${meta.node}${meta.quick ? ', with `--quick`' : ''}.
+
+${SECTIONS.map((section) => sectionOf(section, rows)).join('\n')}
+${losses([...rows, ...report.overhead])}
+${overheads(report.overhead)}
+${scales(report.scale)}
+${profiles(report)}
+${skips(report)}`
+      .replace(/\n{3,}/g, '\n\n')
+      .trimEnd() + '\n'
   );
-  return `# Benchmarks
+}
 
-Written by \`npm run bench -- --report\`. Ratios to plain TCP: medians of ${String(rows[0]?.runs ?? 0)} interleaved rounds of
-${String(meta.secondsPerRun)} s each, with the 95 % bootstrap interval. Above 1 is faster. CPU is seconds for each unit of work, where
-below 1 is cheaper. Ping-pong and stream ends read without blocking.
+function sectionOf({ file, title, paths, text }: Section, rows: readonly Row[]): string {
+  const own = rows.filter((row) => paths.includes(row.path));
+  if (own.length === 0) return '';
+  const notes = own.filter(({ note }) => note !== null);
+  return `## ${title}
 
-Version ${meta.version}, ${meta.date}, kernel ${meta.kernel}, ${String(meta.cpus)} × ${meta.cpu}, Node.js ${meta.node}.
+${text}
 
-![Throughput relative to plain TCP](benchmarks.svg)
+![Throughput relative to plain TCP](${file})
 
-| workload | path | size | placement | clients | TCP | slipstream-bpf | ratio | AF_UNIX | CPU |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-${lines.map((line) => `| ${line} |`).join('\n')}
-
-One-way streams stay on TCP: their rows show what it costs to be watched. The path \`nat\` is between two containers of
-runc, each in a network namespace and a cgroup of its own, through a port that the host between them publishes (DNAT
-and MASQUERADE); AF_UNIX has no such path. A naive sockmap is not measured yet.
+${table(
+  [
+    'workload',
+    ...(paths.length > 1 ? ['path'] : []),
+    'placement',
+    'TCP',
+    'slipstream-bpf',
+    'ratio',
+    'naive',
+    'AF_UNIX',
+    'CPU',
+  ],
+  own.map((row) => [
+    labelOf(row),
+    ...(paths.length > 1 ? [row.path] : []),
+    row.placement,
+    rate(row.tcp, row.unit),
+    rate(row.slipstream, row.unit),
+    interval(row),
+    ratio(row.naiveRatio),
+    ratio(row.unixRatio),
+    ratio(row.cpuRatio),
+  ]),
+)}
+${notes.map((row) => `- ${fullLabel(row)}: ${row.note ?? ''}`).join('\n')}
 `;
 }
 
-/** Bars of the ratios, drawn to one scale; the line is plain TCP. */
-export function chart({ rows }: Report): string {
-  const width = 760;
-  const label = 250;
-  const step = 26;
-  const most = Math.max(2, ...rows.flatMap((row) => [row.ratio, row.unixRatio ?? 0])) * 1.08;
-  const x = (ratio: number): number => label + (ratio / most) * (width - label - 20);
-  const bars = rows.map((row, index) => {
-    const y = 40 + index * step;
-    const name = `${row.workload} ${size(row.size)}, ${row.path === 'nat' ? 'containers, ' : ''}${row.placement}${row.clients > 1 ? `, ${String(row.clients)} clients` : ''}`;
-    return `<text x="${String(label - 8)}" y="${String(y + 12)}" text-anchor="end">${name}</text>
-<rect x="${String(label)}" y="${String(y)}" width="${(x(row.ratio) - label).toFixed(1)}" height="11" fill="#2f6fb3"/>
-${row.unixRatio === null ? '' : `<rect x="${String(label)}" y="${String(y + 12)}" width="${(x(row.unixRatio) - label).toFixed(1)}" height="5" fill="#b9b9b9"/>`}
-<text x="${(x(row.ratio) + 5).toFixed(1)}" y="${String(y + 11)}">${row.ratio.toFixed(2)}</text>`;
-  });
-  const height = 50 + rows.length * step;
-  return `<svg xmlns="http://www.w3.org/2000/svg" width="${String(width)}" height="${String(height)}" font-family="sans-serif" font-size="12">
-<rect width="100%" height="100%" fill="#ffffff"/>
-<text x="${String(label)}" y="20" font-weight="bold">Throughput relative to plain TCP (blue: slipstream-bpf, grey: AF_UNIX)</text>
-${bars.join('\n')}
-<line x1="${x(1).toFixed(1)}" x2="${x(1).toFixed(1)}" y1="30" y2="${String(height - 8)}" stroke="#c0392b" stroke-dasharray="4 3"/>
-</svg>
+/** Where it is slower than TCP, why, and what avoids it. */
+function losses(rows: readonly (Row | Overhead)[]): string {
+  const lost = rows.filter((row) => row.ratio < BAR);
+  const lines = lost.map(
+    (row) => `- ${'overhead' in row ? `${row.overhead}: ` : ''}${fullLabel(row)}: ${interval(row)}. ${remarkOn(row)}`,
+  );
+  return `## Where it loses
+
+${lines.length === 0 ? `No row is below ${BAR.toFixed(2)}.` : `Rows below ${BAR.toFixed(2)}:\n\n${lines.join('\n')}`}
 `;
 }
 
-function size(bytes: Row['size']): string {
-  return bytes >= 1024 ? `${String(bytes / 1024)} KiB` : `${String(bytes)} B`;
+function overheads(rows: readonly Overhead[]): string {
+  if (rows.length === 0) return '';
+  return `## What it costs who gains nothing
+
+Against the same with nothing loaded.
+
+${table(
+  ['loaded', 'workload', 'path', 'TCP', 'with it', 'ratio', 'CPU'],
+  rows.map((row) => [
+    row.overhead,
+    labelOf(row),
+    row.path,
+    rate(row.tcp, row.unit),
+    rate(row.slipstream, row.unit),
+    interval(row),
+    ratio(row.cpuRatio),
+  ]),
+)}
+`;
 }
+
+function scales(rows: readonly Scale[]): string {
+  if (rows.length === 0) return '';
+  return `## Many pairs
+
+Open pairs on loopback of which 1 % talk, one after the other. The controller is a process of its own, as in production.
+
+${table(
+  [
+    'pairs',
+    'promoted',
+    'promotion',
+    'iterator',
+    'round trip, TCP',
+    'slipstream-bpf',
+    'controller CPU',
+    'its memory',
+    '/metrics',
+    'kernel memory a pair',
+  ],
+  rows.map((row) => [
+    count(row.pairs),
+    `${count(row.promoted)} of ${count(row.active)}`,
+    `${row.promotionMilliseconds.toFixed(1)} ms`,
+    `${row.iteratorMilliseconds.toFixed(2)} ms`,
+    `${row.tcpMicroseconds.toFixed(1)} µs`,
+    `${row.slipstreamMicroseconds.toFixed(1)} µs`,
+    `${(row.controllerCpu * 100).toFixed(1)} %`,
+    `${row.controllerMegabytes.toFixed(0)} MiB`,
+    `${row.metricsMilliseconds.toFixed(1)} ms`,
+    row.kernelBytesPerPair === null ? '–' : `${count(row.kernelBytesPerPair)} B`,
+  ]),
+)}
+`;
+}
+
+function profiles({ profile }: Report): string {
+  if (profile.length === 0) return '';
+  return `## The BPF programs
+
+Mean of a run, with \`kernel.bpf_stats_enabled\`.
+
+${table(
+  ['workload', 'program', 'runs', 'ns'],
+  profile.map((row) => [row.workload, `\`${row.program}\``, count(row.runs), row.nanoseconds.toFixed(0)]),
+)}
+`;
+}
+
+function skips({ skipped }: Report): string {
+  if (skipped.length === 0) return '';
+  return `## Not measured
+
+${skipped.map(({ row, reason }) => `- ${row}: ${reason}`).join('\n')}
+`;
+}
+
+function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+  return [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
+}
+
+type Labelled = Pick<Row, 'workload' | 'size' | 'clients' | 'detail' | 'path' | 'placement'>;
+
+function labelOf({ workload, size, clients, detail }: Labelled): string {
+  return [
+    workload + (size === null ? '' : ` ${bytes(size)}`),
+    clients > 1 ? `${String(clients)} clients` : '',
+    detail ?? '',
+  ]
+    .filter((part) => part !== '')
+    .join(', ');
+}
+
+function fullLabel(row: Labelled): string {
+  return `${labelOf(row)}, ${row.path}, ${row.placement}`;
+}
+
+function bars(row: Row): Bars {
+  const place = row.path === 'loopback' ? row.placement : `${row.path}, ${row.placement}`;
+  return { label: `${labelOf(row)}, ${place}`, slipstream: row.ratio, naive: row.naiveRatio, unix: row.unixRatio };
+}
+
+function interval(row: Pick<Row, 'ratio' | 'ratioLow' | 'ratioHigh'>): string {
+  return `**${row.ratio.toFixed(2)}** (${row.ratioLow.toFixed(2)}–${row.ratioHigh.toFixed(2)})`;
+}
+
+const ratio = (value: number | null): string => (value === null ? '–' : value.toFixed(2));
+
+const count = (value: number): string => value.toLocaleString('en');
 
 function rate(value: number, unit: string): string {
-  return `${Math.round(value).toLocaleString('en')} ${unit}`;
+  return `${value < 100 ? value.toFixed(1) : count(Math.round(value))} ${unit}`;
 }
