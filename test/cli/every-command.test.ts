@@ -409,7 +409,7 @@ describe('the manual page', () => {
   });
 
   it('names the short forms of options', () => {
-    assert.ok(page.includes('\\fB\\-w\\fR, \\fB\\-\\-write\\fR \\fIWRITE\\fR\n'));
+    assert.ok(page.includes('\\fB\\-w\\fR, \\fB\\-\\-write\\fR \\fIFILE\\fR\n'));
   });
 
   it('is formatted without a warning', function () {
