@@ -22,6 +22,7 @@
         "src/rcu_barrier.cc",
         "src/ring_buffer.cc",
         "src/send_datagram.cc",
+        "src/set_socket_options.cc",
         "src/wake_socket.cc",
       ],
       "defines": [

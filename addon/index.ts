@@ -76,6 +76,15 @@ export interface StructLayout {
   readonly members: readonly StructMember[];
 }
 
+/** A socket of another process, and the value of an option. */
+export interface BorrowedSocket {
+  readonly process: number;
+  readonly descriptor: number;
+  /** What /proc/PID/fd shows in brackets. */
+  readonly inode: number;
+  readonly value: Uint8Array;
+}
+
 /** A compiled BPF object file. Types can be read before load() and without privileges. */
 export interface BpfObject {
   /** @throws NativeError ENOENT when the object has no such struct, union or typedef of one. */
@@ -253,10 +262,14 @@ interface Binding {
   };
   cgroupId: (dir: string) => bigint;
   cgroupPath: (id: bigint, mountDir: string) => string | undefined;
-  attachedPrograms: (cgroupDir: string, type: 'sock_ops') => { readonly id: number; readonly name?: string }[];
+  attachedPrograms: (
+    cgroupDir: string,
+    type: 'sock_ops' | 'setsockopt',
+  ) => { readonly id: number; readonly name?: string }[];
   fileSystemType: (path: string) => 'bpf' | 'cgroup2' | 'tmpfs' | 'other';
   mountBpf: (dir: string) => void;
   wakeSocket: (process: number, descriptor: number, cookie: bigint) => Promise<boolean>;
+  setSocketOptions: (sockets: readonly BorrowedSocket[], level: number, option: number) => Promise<number[]>;
   sendDatagram: (path: string, text: string) => void;
   rcuBarrier: (method?: 'auto' | 'map') => Promise<void>;
   kernelBtfHas: (kind: 'struct' | 'func' | 'typedef', name: string) => boolean;
@@ -310,6 +323,13 @@ export const mountBpf = native.mountBpf;
  * descriptor is gone or not the socket with this SO_COOKIE. Needs CAP_SYS_PTRACE over the process.
  */
 export const wakeSocket = native.wakeSocket;
+
+/**
+ * Sets an option on sockets of other processes, one after the other: pidfd_getfd(2), then setsockopt(2). Each has a
+ * SO_COOKIE afterwards. Resolves to an errno number for each, 0 where it was set; ENOENT, ESRCH or EBADF where the
+ * descriptor is gone or not this socket any more. Needs CAP_SYS_PTRACE over the processes.
+ */
+export const setSocketOptions = native.setSocketOptions;
 
 /**
  * Sends one datagram to a Unix socket; '@' in front of a name puts it into the abstract namespace, as sd_notify(3) has

@@ -243,7 +243,7 @@ struct pair {
 	__u64 cgroup[2];
 	__u32 netns[2];
 	__u32 promotions; /* how often this pair was inserted */
-	__u32 reserved;
+	__u32 adopted; /* it was a connection before the datapath was there */
 	__u64 stalled_ns[2]; /* by the controller: since when this reader has taken nothing; 0 */
 
 	/* The observation window: touched by both readers until CANDIDATE. */
@@ -330,6 +330,7 @@ struct counters {
 /* Kept in a pinned map so that they outlive the controller that writes them. */
 struct controller_counters {
 	__u64 promotions;
+	__u64 adopted; /* pairs that were connections before the datapath was there */
 	__u64 policy_reloads;
 	__u64 policy_reload_failures;
 	__u64 refusals[REFUSAL_REASONS];
@@ -340,6 +341,58 @@ struct controller_counters {
 struct total {
 	__u64 bytes;
 	__u64 messages;
+};
+
+/*
+ * `up --adopt` asks about one established socket by setting this option of IPPROTO_TCP
+ * on it, which only the program `adopt` knows. The value is struct adoption_request.
+ */
+#define ADOPTION_OPTION 0x61646f70
+
+struct adoption_request {
+	__u64 nonce; /* as in struct adoption_settings: nobody else's call is answered */
+	__u32 index; /* of the element of the map `adoptions` that is asked and answered */
+	__u32 reserved;
+};
+
+struct adoption_settings {
+	__u64 nonce;
+};
+
+enum adoption_order {
+	ADOPT_LOOK = 0,
+	ADOPT_CLIENT, /* take a slot and be its client */
+	ADOPT_SERVER, /* be the server in `slot` */
+	ADOPT_COUNT,  /* take the bytes it has received anew */
+};
+
+enum adoption_answer {
+	ADOPTION_NONE = 0,   /* the program was not asked */
+	ADOPTION_UNSUITABLE, /* not an established socket of plain TCP */
+	ADOPTION_BUSY,       /* something is under way or unread, or the client has closed */
+	ADOPTION_QUIET,      /* all it sent is acknowledged, all it got is read */
+	ADOPTION_DONE, /* it was quiet, had the numbers that were given, and did as ordered */
+	ADOPTION_TABLE_FULL,
+	ADOPTION_STORAGE, /* no memory */
+	ADOPTION_CALLBACKS, /* this kernel can't be asked for its callbacks: before 6.12 */
+};
+
+/* Given with an order and told with an answer; what concerns a slot only if the socket has one. */
+struct adoption {
+	__u32 order; /* enum adoption_order */
+	__u32 answer; /* enum adoption_answer */
+	__u32 sequence; /* write_seq */
+	__u32 expected; /* rcv_nxt */
+	__u64 key; /* as in struct pair; 0: of a pair that was not adopted */
+	__u32 slot;
+	__u32 control; /* 0: it has no slot */
+	__u32 side;
+	__u32 netns;
+	__u64 counted; /* bytes received, by observe */
+	__u64 received; /* the same by TCP: bytes_received */
+	__u64 acked; /* bytes_acked; the SYN of an active opener is one */
+	__u64 cookie;
+	__u64 cgroup;
 };
 
 /* What `capture` sets and counts, in a map of its own. */

@@ -10,18 +10,13 @@
  *   SYN-ACK at the client   tcp_finish_connect: a hit proves the listener is here
  *   ACK at the listener     tcp_rcv_state_process: finds the slot, paired
  */
-#include "pair.h"
+#include "claim.h"
 
 static __always_inline const struct sock *kernel_socket(struct bpf_sock_ops *ctx)
 {
 	const struct bpf_sock_ops_kern *kernel = bpf_cast_to_kern_ctx(ctx);
 
 	return kernel->sk;
-}
-
-static __always_inline __u64 make_key(__u32 server_isn, __u32 client_isn)
-{
-	return (__u64)server_isn << 32 | client_isn;
 }
 
 static __always_inline struct handshake *handshake_of(__u64 key)
@@ -54,41 +49,10 @@ static __always_inline void remember_handshake(struct bpf_sock_ops *ctx)
 	handshake->key = key;
 }
 
-static __always_inline void fill_address(struct address *address, const struct sock *sk)
-{
-	const struct sock_common *common = &sk->__sk_common;
-
-	address->family = common->skc_family;
-	address->local_port = common->skc_num;
-	address->remote_port = bpf_ntohs(common->skc_dport);
-	if (address->family == AF_INET) {
-		/* ::ffff:a.b.c.d, RFC 4291 section 2.5.5.2 */
-		address->local[10] = address->local[11] = 0xff;
-		address->remote[10] = address->remote[11] = 0xff;
-		*(__u32 *)&address->local[12] = common->skc_rcv_saddr;
-		*(__u32 *)&address->remote[12] = common->skc_daddr;
-		return;
-	}
-	bpf_probe_read_kernel(address->local, 16, &common->skc_v6_rcv_saddr);
-	bpf_probe_read_kernel(address->remote, 16, &common->skc_v6_daddr);
-}
-
-/* Writes what is known of one end; the caller owns the slot. */
-static __always_inline void fill_side(struct pair *pair, enum side side, struct bpf_sock_ops *ctx)
-{
-	const struct sock *sk = VIEW(sock, kernel_socket(ctx));
-
-	pair->socket[side] = (__u64)(unsigned long)sk;
-	pair->cookie[side] = bpf_get_socket_cookie(ctx);
-	pair->cgroup[side] = sk->sk_cgrp_data.cgroup->kn->id;
-	pair->netns[side] = sk->__sk_common.skc_net.net->ns.inum;
-	fill_address(&pair->address[side], sk);
-}
-
 /* Sockets whose sequence numbers or byte stream are not TCP's own. */
-static __always_inline bool is_unsuitable(struct bpf_sock_ops *ctx)
+static __always_inline bool is_unsuitable(const struct sock *sk)
 {
-	const struct tcp_sock *tcp = VIEW(tcp_sock, kernel_socket(ctx));
+	const struct tcp_sock *tcp = VIEW(tcp_sock, sk);
 
 	if (BPF_CORE_READ_BITFIELD(tcp, repair)) {
 		COUNT(unpaired[UNPAIRED_REPAIR]);
@@ -120,12 +84,6 @@ static __always_inline bool tie(struct bpf_sock_ops *ctx, __u32 slot, __u32 cont
 	return true;
 }
 
-static __always_inline void push_free(__u32 slot)
-{
-	if (bpf_map_push_elem(&free_slots, &slot, 0))
-		COUNT(release_failed);
-}
-
 static __always_inline void add_total(__u64 cgroup, const struct direction *direction)
 {
 	struct total *total, fresh = {};
@@ -155,8 +113,7 @@ static __always_inline void free_pair(struct pair *pair, __u32 slot)
 	COUNT(closed_pairs);
 	add_total(pair->cgroup[SIDE_CLIENT], &pair->direction[SIDE_CLIENT]);
 	add_total(pair->cgroup[SIDE_SERVER], &pair->direction[SIDE_SERVER]);
-	pair->control = with_state(pair->control, STATE_FREE);
-	push_free(slot);
+	return_slot(pair, slot);
 }
 
 /*
@@ -200,7 +157,7 @@ static __always_inline void claim(struct bpf_sock_ops *ctx)
 		COUNT(unpaired[UNPAIRED_REMOTE_SERVER]);
 		return;
 	}
-	if (is_unsuitable(ctx))
+	if (is_unsuitable(kernel_socket(ctx)))
 		return;
 	other = READ_ONCE(handshake->claim);
 	if (other) {
@@ -211,27 +168,15 @@ static __always_inline void claim(struct bpf_sock_ops *ctx)
 		COUNT(unpaired[UNPAIRED_PAUSED]);
 		return;
 	}
-	if (bpf_map_pop_elem(&free_slots, &slot)) {
+	pair = take_slot(key, &slot, &control);
+	if (!pair) {
 		COUNT(unpaired[UNPAIRED_TABLE_FULL]);
 		return;
 	}
-	pair = bpf_map_lookup_elem(&pairs, &slot);
-	if (!pair)
-		return;
-	control = (generation_of(pair->control) + 1) << GENERATION_SHIFT;
-	/* From here on nobody else's generation matches; readers of the slot
-	 * see CLOSED until it is filled.
-	 */
-	pair->control = with_state(control, STATE_CLOSED);
-	barrier();
-	__builtin_memset(&pair->closed, 0, sizeof(*pair) - offsetof(struct pair, closed));
-	pair->key = key;
-	pair->created_ns = bpf_ktime_get_ns();
-	fill_side(pair, SIDE_CLIENT, ctx);
+	fill_side(pair, SIDE_CLIENT, kernel_socket(ctx), bpf_get_socket_cookie(ctx));
 	if (!tie(ctx, slot, control, SIDE_CLIENT)) {
 		COUNT(unpaired[UNPAIRED_STORAGE]);
-		pair->control = with_state(control, STATE_FREE);
-		push_free(slot);
+		return_slot(pair, slot);
 		return;
 	}
 	barrier();
@@ -262,7 +207,7 @@ static __always_inline void join(struct bpf_sock_ops *ctx)
 		COUNT(unpaired[UNPAIRED_REMOTE_CLIENT]);
 		return;
 	}
-	if (is_unsuitable(ctx))
+	if (is_unsuitable(kernel_socket(ctx)))
 		return; /* the slot stays HALF until its client closes */
 	slot = (__u32)claim - 1;
 	half = claim_generation(claim) << GENERATION_SHIFT | STATE_HALF;
@@ -275,7 +220,7 @@ static __always_inline void join(struct bpf_sock_ops *ctx)
 		return;
 	}
 	/* JOINING is ours alone: a close of the client leaves the slot to us. */
-	fill_side(pair, SIDE_SERVER, ctx);
+	fill_side(pair, SIDE_SERVER, kernel_socket(ctx), bpf_get_socket_cookie(ctx));
 	if (!tie(ctx, slot, half, SIDE_SERVER)) {
 		COUNT(unpaired[UNPAIRED_STORAGE]);
 		/* Without storage the server's close is never seen: count it now. */

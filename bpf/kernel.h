@@ -30,6 +30,7 @@
 #define SK_USER_DATA_PSOCK 4ul
 #define SK_USER_DATA_PTRMASK 7ul
 #define SEND_SHUTDOWN 2
+#define IPPROTO_TCP 6
 #define ENOMEM 12
 #define EBUSY 16
 #define EEXIST 17
@@ -136,6 +137,7 @@ struct inet_connection_sock {
 struct tcp_sock {
 	__u32 write_seq;
 	__u32 snd_una;
+	__u64 bytes_acked;
 	__u32 copied_seq;
 	__u32 rcv_nxt;
 	__u64 bytes_received;
@@ -164,6 +166,11 @@ struct tcp_request_sock {
 
 /* Behind struct bpf_sock_ops. */
 struct bpf_sock_ops_kern {
+	struct sock *sk;
+};
+
+/* Behind struct bpf_sockopt. */
+struct bpf_sockopt_kern {
 	struct sock *sk;
 };
 

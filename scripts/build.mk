@@ -17,7 +17,7 @@ BPF_FLAGS := -target bpf -D__TARGET_ARCH_$(ARCH) -mcpu=v3 -O2 -g -Wall -Wextra -
 	-ffile-prefix-map=$(CURDIR)=. -I bpf $(if $(MULTIARCH),-I /usr/include/$(MULTIARCH))
 PROGRAM_FLAGS := -O2 -Wall -Wextra -Werror -pthread
 
-BPF_OBJECTS := build/bpf/slipstream.bpf.o build/bpf/capture.bpf.o
+BPF_OBJECTS := build/bpf/slipstream.bpf.o build/bpf/capture.bpf.o build/bpf/adopt.bpf.o
 FIXTURES := $(patsubst test/fixtures/%.bpf.c,build/fixtures/%.bpf.o,$(wildcard test/fixtures/*.bpf.c))
 PROGRAM_SOURCES := $(wildcard test/programs/*.c bench/programs/*.c)
 PROGRAMS := $(patsubst %.c,build/programs/%,$(notdir $(PROGRAM_SOURCES)))

@@ -139,15 +139,16 @@ Napi::Value CgroupPath(const Napi::CallbackInfo& info) {
 Napi::Value AttachedPrograms(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const std::string path = StringArgument(info, 0, "cgroupDir");
-  if (StringArgument(info, 1, "type") != "sock_ops") {
-    throw Napi::TypeError::New(env, "type must be 'sock_ops'");
+  const std::string type = StringArgument(info, 1, "type");
+  if (type != "sock_ops" && type != "setsockopt") {
+    throw Napi::TypeError::New(env, "type must be 'sock_ops' or 'setsockopt'");
   }
   const FileDescriptor cgroup = OpenCgroup(env, path);
   std::array<uint32_t, kMostPrograms> ids{};
   uint32_t count = kMostPrograms;
   uint32_t attach_flags = 0;
-  if (bpf_prog_query(cgroup.Get(), BPF_CGROUP_SOCK_OPS, 0, &attach_flags, ids.data(), &count) !=
-      0) {
+  if (bpf_prog_query(cgroup.Get(), type == "sock_ops" ? BPF_CGROUP_SOCK_OPS : BPF_CGROUP_SETSOCKOPT,
+                     0, &attach_flags, ids.data(), &count) != 0) {
     Fail(env, "bpf_prog_query", path, errno);
   }
   Napi::Array programs = Napi::Array::New(env);

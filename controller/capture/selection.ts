@@ -23,10 +23,7 @@ export class Selection {
   constructor(options: SelectionOptions) {
     this.pair = options.pair === undefined ? undefined : parsePair(options.pair);
     this.#port = options.port;
-    if (options.cgroup === undefined) return;
-    const problem = cgroupProblem(options.cgroup);
-    if (problem !== undefined) throw new UserError(`--cgroup: ${quote(options.cgroup)} ${problem}`, EXIT.usage);
-    this.#cgroup = cgroupMatcher(options.cgroup);
+    this.#cgroup = options.cgroup === undefined ? undefined : parseCgroup(options.cgroup);
   }
 
   /** @param cgroupPath the path of a cgroup by its id, undefined once it is gone */
@@ -45,7 +42,15 @@ export class Selection {
   }
 }
 
-function parsePair(text: string): PairName {
+/** @throws UserError (exit code 2) */
+export function parseCgroup(text: string): Matcher {
+  const problem = cgroupProblem(text);
+  if (problem !== undefined) throw new UserError(`--cgroup: ${quote(text)} ${problem}`, EXIT.usage);
+  return cgroupMatcher(text);
+}
+
+/** @throws UserError (exit code 2) */
+export function parsePair(text: string): PairName {
   const [, slot, generation] = /^(\d{1,7})\.(\d{1,8})$/.exec(text) ?? [];
   if (slot === undefined || generation === undefined) {
     throw new UserError(

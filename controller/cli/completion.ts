@@ -17,6 +17,8 @@ export function completionScript(shell: Shell, program: string, commands: readon
 /** Something that takes a value: an option or an argument. */
 type Valued = Pick<OptionDescription, 'placeholder' | 'choices'>;
 
+const offersPairs = ({ placeholder }: Valued): boolean => placeholder === 'TARGET' || placeholder === 'PAIR';
+
 /** Every command with those below it, without those that only hold others. */
 function flatten(commands: readonly CommandDescription[]): CommandDescription[] {
   return commands.flatMap((command) => [command, ...flatten(command.commands)]);
@@ -116,7 +118,7 @@ function bashValue(valued: Valued | undefined): string {
   if (valued.choices.length > 0) return `words=${quoted(valued.choices.join(' '))}`;
   if (valued.placeholder === 'FILE') return "kind='file'";
   if (valued.placeholder === 'DIR') return "kind='directory'";
-  return valued.placeholder === 'TARGET' ? "kind='pair'" : ':';
+  return offersPairs(valued) ? "kind='pair'" : ':';
 }
 
 /** Text inside `[...]` of a specification of _arguments. */
@@ -194,5 +196,5 @@ function zshAction(name: string, { placeholder, choices }: Valued): string {
   if (choices.length > 0) return `(${choices.join(' ')})`;
   if (placeholder === 'FILE') return '_files';
   if (placeholder === 'DIR') return '_files -/';
-  return placeholder === 'TARGET' ? `${name}_pairs` : ' ';
+  return offersPairs({ placeholder, choices }) ? `${name}_pairs` : ' ';
 }

@@ -15,6 +15,7 @@ export interface OptionDescription {
   choices: readonly string[];
   /** As help prints it; undefined if there is none worth a word. */
   default: string | undefined;
+  required: boolean;
 }
 
 export interface ArgumentDescription {
@@ -36,8 +37,15 @@ export interface CommandDescription {
 
 /** Options of every command. */
 export const COMMON_OPTIONS: readonly OptionDescription[] = [
-  { name: 'help', describe: 'Show help', placeholder: undefined, choices: [], default: undefined },
-  { name: 'version', describe: 'Show version number', placeholder: undefined, choices: [], default: undefined },
+  { name: 'help', describe: 'Show help', placeholder: undefined, choices: [], default: undefined, required: false },
+  {
+    name: 'version',
+    describe: 'Show version number',
+    placeholder: undefined,
+    choices: [],
+    default: undefined,
+    required: false,
+  },
 ];
 
 /** @param above the words before these commands */
@@ -72,6 +80,7 @@ class Recorder {
       placeholder: option.type === 'boolean' ? undefined : (option.placeholder ?? name.toUpperCase()),
       choices: (option.choices ?? []).map(String),
       default: fallback === undefined || fallback === false ? undefined : String(fallback),
+      required: option.demandOption === true,
     });
     return this;
   }

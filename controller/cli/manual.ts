@@ -109,12 +109,14 @@ function describeOption({
   placeholder,
   choices,
   default: fallback,
+  required,
 }: OptionDescription): string[] {
   const value = placeholder === undefined ? '' : ` ${italic(placeholder)}`;
   return [
     '.TP',
     `${bold(`--${name}`)}${value}`,
     sentence(withChoices(meaning, choices)),
+    ...(required ? ['Required.'] : []),
     ...(fallback === undefined ? [] : [`Default: ${text(fallback)}.`]),
   ];
 }

@@ -24,6 +24,7 @@ const WORDS = {
     one: '%s argument given, %s needed',
     other: '%s arguments given, %s needed',
   },
+  'Missing required argument: %s': { one: '--%s is missing', other: '--%s are missing' },
   'Unknown argument: %s': { one: 'unexpected argument: %s', other: 'unexpected arguments: %s' },
 };
 
@@ -59,7 +60,11 @@ function checkOptions(written: readonly string[], values: Values, parser: Argv):
     if (typeof value === 'string' && choices !== undefined && !choices.includes(value)) {
       throw new UserError(`--${name}: unknown value ${quote(value)}: ${suggest(value, choices)}`, EXIT.usage);
     }
-    if (value === '') throw new UserError(`--${name} needs a value: it is empty`, EXIT.usage);
+    // yargs makes a 0 of an empty number.
+    const isEmpty = written.some(
+      (word, index) => word === `--${name}=` || (word === '' && written[index - 1] === `--${name}`),
+    );
+    if (value === '' || isEmpty) throw new UserError(`--${name} needs a value: it is empty`, EXIT.usage);
   }
   // yargs takes every such value but "true" for a no.
   for (const flag of known.boolean) {

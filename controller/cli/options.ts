@@ -6,7 +6,19 @@ import { DEFAULT_PIN_DIR } from '../probe/host.js';
 
 /** What stands for a value in the manual page, and what completion offers for it. */
 export type Placeholder =
-  'FILE' | 'DIR' | 'ADDR:PORT' | 'COLUMN' | 'COLUMNS' | 'N' | 'NAME' | 'PATH' | 'S' | 'TARGET' | 'WORD';
+  | 'FILE'
+  | 'DIR'
+  | 'ADDR:PORT'
+  | 'CGROUP'
+  | 'PAIR'
+  | 'COLUMN'
+  | 'COLUMNS'
+  | 'N'
+  | 'NAME'
+  | 'PATH'
+  | 'S'
+  | 'TARGET'
+  | 'WORD';
 
 declare module 'yargs' {
   interface Options {
@@ -39,6 +51,12 @@ export const jsonOption = {
   describe: 'Print JSON',
 } as const;
 
+export const outputOption = {
+  type: 'string',
+  requiresArg: true,
+  placeholder: 'FILE',
+} as const;
+
 export const logLevelOption = {
   choices: ['error', 'warn', 'info', 'debug'],
   default: 'info',
@@ -46,12 +64,35 @@ export const logLevelOption = {
   describe: 'What to log, as JSON lines on standard error',
 } as const;
 
+/** An option that is a number, refused outside of its range before the command runs. @param whole by default */
+export function numberOption(
+  name: string,
+  [least, most]: readonly [number, number],
+  { whole = true, ...rest }: { whole?: boolean; placeholder: Placeholder; describe: string },
+) {
+  return {
+    type: 'number',
+    requiresArg: true,
+    ...rest,
+    coerce: (value: number) => requireNumber(name, value, least, most, whole),
+  } as const;
+}
+
+/** A text that is refused before the command runs. @param parse throws UserError; what it returns is of no interest */
+export function checked(parse: (text: string) => unknown): (text: string) => string {
+  return (text) => {
+    parse(text);
+    return text;
+  };
+}
+
 export const timeoutOption = {
-  type: 'number',
+  ...numberOption('timeout', [0, 86_400], {
+    whole: false,
+    placeholder: 'S',
+    describe: 'How long to wait for readers to take what was redirected to them, seconds',
+  }),
   default: 10,
-  requiresArg: true,
-  placeholder: 'S',
-  describe: 'How long to wait for readers to take what was redirected to them, seconds',
 } as const;
 
 /** Prints to standard output, for a person. */

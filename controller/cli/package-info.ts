@@ -21,6 +21,11 @@ export function captureObjectFile(): string {
   return builtFile('bpf', 'capture.bpf.o');
 }
 
+/** The program of `up --adopt`. @throws UserError if it was not built. */
+export function adoptObjectFile(): string {
+  return builtFile('bpf', 'adopt.bpf.o');
+}
+
 /** The program that makes the kernel gate's connections. @throws UserError if it was not built. */
 export function socketsProgram(): string {
   return builtFile('probe', 'slipstream-gate');

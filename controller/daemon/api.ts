@@ -10,8 +10,9 @@ import { anyOf, quote, suggest } from '../policy/words.js';
 import type { BugReport, KnownBug } from '../probe/known-bugs.js';
 import { type FindingId, type FindingStatus, gateFacts, MEANING } from '../probe/findings.js';
 import { totalBacklog } from '../view/backlog.js';
-import { type PairRow, toRow } from '../view/pairs.js';
+import { type EndRow, type PairRow, toRow } from '../view/pairs.js';
 import { type Rate, RateMeter } from '../view/rates.js';
+import { shortName } from '../view/short-name.js';
 import { datapathStatus, type Status } from '../view/status.js';
 
 export interface GateView {
@@ -44,7 +45,14 @@ export interface ApiStatus extends Status {
   rate: Rate | null;
 }
 
+export interface ApiEnd extends EndRow {
+  /** The cgroup as people know it: its unit, container or pod, as `pairs` shows it; null once it is gone. */
+  name: string | null;
+}
+
 export interface ApiPair extends PairRow {
+  client: ApiEnd;
+  server: ApiEnd;
   /** Null until there are two readings. */
   rate: Rate | null;
 }
@@ -184,7 +192,12 @@ export class Api {
       const row = toRow(record, cgroups, now);
       if (!matches(row)) continue;
       if (found.length === query.limit) return { pairs: found, more: true };
-      found.push({ ...row, rate: this.#meter.of(slot, control.generation) ?? null });
+      found.push({
+        ...row,
+        client: named(row.client),
+        server: named(row.server),
+        rate: this.#meter.of(slot, control.generation) ?? null,
+      });
     }
     return { pairs: found, more: false };
   }
@@ -204,6 +217,8 @@ export class Api {
     for (const entry of pairs.slots(...states)) if (!first.has(entry[0])) yield entry;
   }
 }
+
+const named = (end: EndRow): ApiEnd => ({ ...end, name: end.cgroup === null ? null : shortName(end.cgroup) });
 
 function matcher({ reason, program, cgroup, port }: PairQuery): (row: PairRow) => boolean {
   const isBelow = cgroup === undefined ? undefined : cgroupMatcher(cgroup);

@@ -15,7 +15,7 @@ import { type Control, otherSide, type PairRecord, SIDES, type Side } from '../d
 import { DEFAULT_TUNING, type Tuning } from '../datapath/settings.js';
 import { coolDown, isStreaming, WINDOW_MINIMUM } from '../decisions/demotion.js';
 import {
-  type CandidateEnd,
+  candidateEnds,
   type EvidenceBits,
   judgeCandidate,
   type Retry,
@@ -268,20 +268,9 @@ export class Controller {
   }
 
   #judge(record: PairRecord, turnsShown = record.promoteAfter || minimumPromoteAfter(this.#policy)): Verdict {
-    const [a, b] = record.ends;
-    const end = (of: typeof a): CandidateEnd => {
-      const cgroup = this.#cgroups.path(of.cgroupId);
-      return {
-        cgroup,
-        ports: [of.port, of.remotePort],
-        program: of.program,
-        evidence: of.evidence,
-        learned: this.#learned.has(of.program, cgroup),
-      };
-    };
     return judgeCandidate(
       {
-        ends: [end(a), end(b)],
+        ends: candidateEnds(record, this.#cgroups, this.#learned),
         turnsShown,
         kernelRefusal: this.#options.gate?.refusal,
         hazards: this.#options.gate?.hazards,

@@ -6,7 +6,7 @@ import { EXIT, UserError } from '../errors.js';
 import { type CompiledPolicy, compilePolicy } from '../policy/evaluate.js';
 import { policyHash } from '../policy/in-force.js';
 import { loadPolicy } from '../policy/load.js';
-import { formatProblem, type PolicyProblem } from '../policy/parse.js';
+import { formatProblem, type PolicyPlaces, type PolicyProblem } from '../policy/parse.js';
 import type { Policy } from '../policy/schema.js';
 
 export interface LoadedPolicy {
@@ -15,6 +15,7 @@ export interface LoadedPolicy {
   /** First 12 hexadecimal digits of the SHA-256 of the parsed policy. */
   hash: string;
   warnings: PolicyProblem[];
+  places: PolicyPlaces;
 }
 
 /** What is wrong with a policy, one line a problem, each `file:line:col: message` as editors read it. */
@@ -29,8 +30,8 @@ export class PolicyError extends UserError {
 export async function readPolicy(file: string | undefined): Promise<LoadedPolicy> {
   const result = await loadPolicy(file);
   if (!result.ok) throw new PolicyError(result.problems);
-  const hash = policyHash(result.policy);
-  return { compiled: compilePolicy(result.policy), policy: result.policy, hash, warnings: result.warnings };
+  const { policy, warnings, places } = result;
+  return { compiled: compilePolicy(policy), policy, hash: policyHash(policy), warnings, places };
 }
 
 /** How often the file is looked at, and how long it must stand still to be read, milliseconds. */

@@ -30,6 +30,7 @@ import { GateError, type GateResult, runGate } from '../probe/gate.js';
 import { requireKernel } from '../probe/kernel.js';
 import { type KernelNames, kernelNames, parseKernel } from '../probe/kernel-version.js';
 import { knownBugs } from '../probe/known-bugs.js';
+import { Adoption } from '../adopt/adopt.js';
 import { Activity } from './activity.js';
 import { Api } from './api.js';
 import { Controller } from './controller.js';
@@ -55,6 +56,8 @@ export interface UpOptions {
   stallAfter: number;
   /** Promote although this kernel release has a bug that may strike. */
   acceptKnownBugs?: boolean;
+  /** The compiled bpf/adopt.bpf.c: connections that are there already become pairs. Undefined: they do not. */
+  adoptObjectFile?: string | undefined;
   /** With detachOnExit: how long to drain, seconds. */
   timeout: number;
 }
@@ -207,6 +210,7 @@ async function serve(options: UpOptions, context: Context): Promise<void> {
   const source = followPolicy(options.policy, context, controller, metrics, datapath, record);
   controller.start();
   const activity = new Activity(log, datapath.controllerCounters);
+  const adoption = adoptConnections(options, context, datapath);
   sources.metrics = (format) => metrics.render(format);
   const kernel = parseKernel(context.kernel ?? kernelNames());
   sources.api = new Api({
@@ -225,6 +229,7 @@ async function serve(options: UpOptions, context: Context): Promise<void> {
   const end = await Promise.race([signals.ended, left]);
   sources.notReady = () => 'shutting down';
   activity.close();
+  await adoption?.close();
   notifier.stopping(end === 'signal' && !options.detachOnExit ? 'leaving the datapath in place' : 'draining');
   await source?.close();
   if (end === 'signal' && options.detachOnExit) {
@@ -250,6 +255,17 @@ async function serve(options: UpOptions, context: Context): Promise<void> {
     );
   }
   datapath.close();
+}
+
+function adoptConnections(
+  { adoptObjectFile }: UpOptions,
+  { cgroupDir, log }: Context,
+  datapath: Datapath,
+): Adoption | undefined {
+  if (adoptObjectFile === undefined) return undefined;
+  const adoption = new Adoption({ datapath, objectFile: adoptObjectFile, cgroupDir, log });
+  adoption.start();
+  return adoption;
 }
 
 /** `1 pair`, `2 promoted pairs`. */

@@ -1,8 +1,7 @@
 /**
  * The dashboard: asks /api for what is going on and shows it. Everything from the daemon is set as text, never as markup.
  *
- * @import { ApiPair, ApiStatus } from '../daemon/api.js'
- * @import { EndRow } from '../view/pairs.js'
+ * @import { ApiEnd, ApiPair, ApiStatus } from '../daemon/api.js'
  */
 import { ThroughputChart } from './charts.js';
 import { formatBytes, formatCount, formatDuration, formatRate, formatShort, formatTime } from './format.js';
@@ -215,13 +214,13 @@ function showController({ version, now, controller, policy, datapath }) {
   setText('build', `version ${version}${datapath.paused ? ', being taken down' : ''}`);
 }
 
-/** @param {EndRow} end */
+/** @param {ApiEnd} end */
 function describeEnd(end) {
   const address = end.address.includes(':') ? `[${end.address}]` : end.address;
   return [
     make('strong', {}, end.program ?? 'not read yet', ...(end.pid === null ? [] : [make('small', {}, ` ${end.pid}`)])),
     make('span', { class: 'address' }, `${address}:${end.port}`),
-    make('span', { class: 'cgroup', title: end.cgroup ?? '' }, end.cgroup ?? 'cgroup gone'),
+    make('span', { class: 'cgroup', title: end.cgroup ?? '' }, end.name ?? 'cgroup gone'),
   ];
 }
 

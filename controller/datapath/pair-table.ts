@@ -77,6 +77,8 @@ export interface PairRecord {
   readonly insertedNs: bigint;
   readonly retryNs: bigint;
   readonly promotions: number;
+  /** It was a connection before the datapath was there. */
+  readonly adopted: boolean;
   /** Turns wanted of this pair; 0: the global setting. */
   readonly promoteAfter: number;
   /** What was seen since the window of observation began: changes of the receiving side, receives, bytes. */
@@ -123,6 +125,7 @@ export class PairTable {
     this.#f = {
       control: one('control'),
       closed: one('closed'),
+      key: one('key'),
       backlogLimit: one('backlog_limit'),
       forbidden: one('forbidden'),
       hold: two('hold[%]'),
@@ -139,6 +142,7 @@ export class PairTable {
       cgroup: two('cgroup[%]'),
       netns: two('netns[%]'),
       promotions: one('promotions'),
+      adopted: one('adopted'),
       insert: two('insert[%]'),
       drained: two('drained[%]'),
       drainPass: two('drain_pass[%]'),
@@ -219,6 +223,7 @@ export class PairTable {
       insertedNs: r.getBig(slot, f.insertedNs),
       retryNs: r.getBig(slot, f.retryNs),
       promotions: r.get(slot, f.promotions),
+      adopted: r.get(slot, f.adopted) !== 0,
       promoteAfter: r.get(slot, f.promoteAfter),
       window: {
         turns: r.get(slot, f.turns),
@@ -257,6 +262,11 @@ export class PairTable {
 
   cgroupId(slot: number, side: Side): bigint {
     return this.#records.getBig(slot, this.#f.cgroup[side]);
+  }
+
+  /** Server's initial sequence number << 32 | client's. */
+  key(slot: number): bigint {
+    return this.#records.getBig(slot, this.#f.key);
   }
 
   candidateNs(slot: number): bigint {

@@ -177,6 +177,11 @@ export class ControllerCounters {
     this.#add('promotions');
   }
 
+  /** A connection from before the datapath became a pair. */
+  adopted(): void {
+    this.#add('adopted');
+  }
+
   refused(reason: string): void {
     this.#add(`refusals[${String(Math.max(0, this.#refusals.indexOf(reason)))}]`);
   }
@@ -191,6 +196,10 @@ export class ControllerCounters {
 
   get promotions(): number {
     return this.#get('promotions');
+  }
+
+  get adoptedPairs(): number {
+    return this.#get('adopted');
   }
 
   get reloads(): { success: number; failure: number } {

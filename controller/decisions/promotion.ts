@@ -1,6 +1,9 @@
 /** Whether a candidate is promoted. Pure: facts in, verdict out. */
+import type { CgroupNames } from '../datapath/cgroups.js';
+import type { PairRecord } from '../datapath/pair-table.js';
 import { type CompiledPolicy, decidePair, excludedProgram } from '../policy/evaluate.js';
 import { builtInHelperPorts, unnamedHelperPort } from '../policy/helper-ports.js';
+import type { LearnedPrograms } from '../policy/learned.js';
 import type { Hazard } from '../policy/programs.js';
 
 /** Bits of reader.evidence by name (enum evidence in bpf/abi.h). */
@@ -15,6 +18,19 @@ export interface CandidateEnd {
   evidence: number;
   /** This program in this cgroup was seen to leave redirected data unread. */
   learned: boolean;
+}
+
+/** What the table and the list of learned programs say of a pair's two ends. */
+export function candidateEnds(
+  { ends }: Pick<PairRecord, 'ends'>,
+  cgroups: Pick<CgroupNames, 'path'>,
+  learned: Pick<LearnedPrograms, 'has'>,
+): [CandidateEnd, CandidateEnd] {
+  const end = ({ cgroupId, port, remotePort, program, evidence }: PairRecord['ends'][number]): CandidateEnd => {
+    const cgroup = cgroups.path(cgroupId);
+    return { cgroup, ports: [port, remotePort], program, evidence, learned: learned.has(program, cgroup) };
+  };
+  return [end(ends[0]), end(ends[1])];
 }
 
 export interface CandidateFacts {

@@ -146,11 +146,13 @@ const sameFlow = (a: Flow, b: Flow): boolean => same(a.from, b.from) && same(a.t
 
 const isLoopback = (address: string): boolean => address.startsWith('127.') || address === '::1';
 
-function socketKey({ netns, local, remote }: HostSocket): string {
+/** Tells a socket from every other one of the host. */
+export function socketKey({ netns, local, remote }: HostSocket): string {
   return [netns, local.address, local.port, remote.address, remote.port].join(' ');
 }
 
-function pairKey(end: PairRecord['ends'][number]): string {
+/** The same of a pair's end. */
+export function pairKey(end: PairRecord['ends'][number]): string {
   return [end.netns, end.address, end.port, end.remoteAddress, end.remotePort].join(' ');
 }
 

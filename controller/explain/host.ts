@@ -5,6 +5,7 @@
 import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
 import { join } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 
 import { type HostSocket, parseConntrack, parseLocalAddresses, parseTcp, type Translation } from './proc-net.js';
 
@@ -29,6 +30,13 @@ export interface Holder {
   readonly ageSeconds: number;
 }
 
+/** Where a socket can be had. */
+export interface Descriptor {
+  readonly pid: number;
+  readonly descriptor: number;
+  readonly inode: number;
+}
+
 const NAMED = '/run/netns';
 /** _SC_CLK_TCK of every Linux: USER_HZ. */
 const TICKS_PER_SECOND = 100;
@@ -47,6 +55,31 @@ export function readHost(): HostView {
     translations.push(...parseConntrack(conntrack));
   }
   return { sockets, translations, addresses, namespaces: namespaces.size, tracked };
+}
+
+/** Inodes of the established TCP sockets of all namespaces. */
+export function establishedInodes(): Set<number> {
+  const inodes = new Set<number>();
+  for (const [netns, read] of findNamespaces()) {
+    for (const { state, inode } of [...parseTcp(read('tcp'), netns), ...parseTcp(read('tcp6'), netns)]) {
+      if (state === 'established' && inode !== 0) inodes.add(inode);
+    }
+  }
+  return inodes;
+}
+
+/** One descriptor of each of these sockets; those that nobody holds are left out. Lets others have their turn meanwhile. */
+export async function findDescriptors(inodes: ReadonlySet<number>): Promise<Descriptor[]> {
+  const found = new Map<number, Descriptor>();
+  for (const pid of processes()) {
+    for (const name of list(`/proc/${pid}/fd`)) {
+      const inode = socketInode(pid, name);
+      if (!inodes.has(inode) || found.has(inode)) continue;
+      found.set(inode, { pid: Number(pid), descriptor: Number(name), inode });
+    }
+    await setImmediate();
+  }
+  return [...found.values()];
 }
 
 /** Reads a file of /proc/net inside a namespace; '' if it can't be read. */
@@ -88,7 +121,7 @@ export function findHolders(inodes: ReadonlySet<number>): Map<number, Holder[]> 
   for (const pid of processes()) {
     const held = new Set<number>();
     for (const descriptor of list(`/proc/${pid}/fd`)) {
-      const inode = Number(/^socket:\[(\d+)\]$/.exec(readLink(`/proc/${pid}/fd/${descriptor}`))?.[1]);
+      const inode = socketInode(pid, descriptor);
       if (inodes.has(inode)) held.add(inode);
     }
     if (held.size === 0) continue;
@@ -103,6 +136,11 @@ export function socketsOf(pid: number): Set<number> | undefined {
   if (statSync(`/proc/${String(pid)}`, { throwIfNoEntry: false }) === undefined) return undefined;
   const names = list(`/proc/${String(pid)}/fd`).map((name) => readLink(`/proc/${String(pid)}/fd/${name}`));
   return new Set(names.flatMap((name) => /^socket:\[(\d+)\]$/.exec(name)?.[1] ?? []).map(Number));
+}
+
+/** NaN for what is no socket. */
+function socketInode(pid: string, descriptor: string): number {
+  return Number(/^socket:\[(\d+)\]$/.exec(readLink(`/proc/${pid}/fd/${descriptor}`))?.[1]);
 }
 
 function describeProcess(pid: number, uptime: number): Holder {

@@ -527,7 +527,7 @@ export function judgeUnpaired(facts: UnpairedFacts): Judgement {
       decidedBy: 'datapath',
       name: 'established before',
       because: `Both ends are here and not in the pair table. Most likely it was established before ${loaded}: the kernel keeps no date that would prove it.${causes}`,
-      change: 'Let the programs reconnect: restarting one of the two is enough.',
+      change: 'Let the programs reconnect (restarting one of the two is enough), or start with "up --adopt".',
     };
   }
   return {

@@ -27,6 +27,11 @@ export const DESCRIPTIONS = {
     labels: [],
     help: 'Connections found to have both ends on this host.',
   },
+  slipstream_adopted_pairs_total: {
+    type: 'counter',
+    labels: [],
+    help: 'Of these, connections that were established before the datapath was there (up --adopt).',
+  },
   slipstream_unpaired_total: {
     type: 'counter',
     labels: ['reason'],

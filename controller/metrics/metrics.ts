@@ -179,7 +179,9 @@ export class Metrics {
       case 'slipstream_max_pairs':
         return one(settings.maxPairs);
       case 'slipstream_pairs_total':
-        return one(counters.pairs);
+        return one(counters.pairs + controllerCounters.adoptedPairs);
+      case 'slipstream_adopted_pairs_total':
+        return one(controllerCounters.adoptedPairs);
       case 'slipstream_unpaired_total':
         return byReason(counters.unpaired);
       case 'slipstream_promotions_total':

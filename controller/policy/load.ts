@@ -14,7 +14,14 @@ const reasons: Record<string, string> = {
 
 /** Reads and parses a policy file; without one, the default policy. Whatever is wrong becomes a problem. */
 export async function loadPolicy(file: string | undefined): Promise<PolicyResult> {
-  if (file === undefined) return { ok: true, policy: structuredClone(defaultPolicy), warnings: [] };
+  if (file === undefined) {
+    return {
+      ok: true,
+      policy: structuredClone(defaultPolicy),
+      warnings: [],
+      places: { defaults: undefined, rules: [] },
+    };
+  }
   const unreadable = (message: string): PolicyResult => ({
     ok: false,
     problems: [{ file, line: 0, column: 0, message }],

@@ -3,7 +3,7 @@ import { hasCondition, policySchema, policyVersion, unknownKey } from './schema.
 import type { Policy } from './schema.js';
 import { quote } from './words.js';
 import { readYaml } from './yaml.js';
-import type { Finding } from './yaml.js';
+import type { Finding, Position } from './yaml.js';
 
 /** One finding in a policy file. Line and column count from 1; both are 0 when the file could not be read at all. */
 export interface PolicyProblem {
@@ -14,8 +14,17 @@ export interface PolicyProblem {
   message: string;
 }
 
+/** Where the parts of a policy stand in its file. */
+export interface PolicyPlaces {
+  /** Undefined where the file has no such section. */
+  defaults: Position | undefined;
+  /** In the order of the rules. */
+  rules: Position[];
+}
+
 export type PolicyResult =
-  { ok: true; policy: Policy; warnings: PolicyProblem[] } | { ok: false; problems: PolicyProblem[] };
+  | { ok: true; policy: Policy; warnings: PolicyProblem[]; places: PolicyPlaces }
+  | { ok: false; problems: PolicyProblem[] };
 
 /** Largest policy file that is read, in bytes. */
 export const maxPolicyBytes = 1 << 20;
@@ -54,7 +63,11 @@ export function parsePolicy(text: string, fileName: string): PolicyResult {
         ),
     );
   const warnings = unreachable(data).map(({ index, message }) => ({ ...locate(['rules', index]), message }));
-  return { ok: true, policy: data, warnings: inFile(warnings) };
+  const places: PolicyPlaces = {
+    defaults: 'defaults' in (value as object) ? locateKey([], 'defaults') : undefined,
+    rules: data.rules.map((_, index) => locate(['rules', index])),
+  };
+  return { ok: true, policy: data, warnings: inFile(warnings), places };
 }
 
 /** For a union of one and many, the issues within the list if a list was written. */

@@ -40,6 +40,8 @@ export interface PairRow {
   state: State;
   ageSeconds: number;
   promotions: number;
+  /** It was a connection before the datapath was there; its age counts from then on. */
+  adopted: boolean;
   /** What is wrong with it, why it is not promoted, or was taken back; null if none of these. */
   reason: string | null;
   client: EndRow;
@@ -87,6 +89,7 @@ export function toRow(record: PairRecord, cgroups: CgroupNames, now: bigint): Pa
     state: record.control.state,
     ageSeconds: Number(now - record.createdNs) / 1e9,
     promotions: record.promotions,
+    adopted: record.adopted,
     reason: reason(record),
     client,
     server,

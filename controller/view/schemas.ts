@@ -4,15 +4,18 @@
  */
 import { z } from 'zod';
 
+import { OUTLOOKS } from '../decisions/outlook.js';
 import { STATES } from '../datapath/pair-table.js';
 import type { ExplainResult } from '../explain/explain.js';
 import { DECIDERS, VERDICTS } from '../explain/judge.js';
 import type { LearnedProgram } from '../policy/learned.js';
 import { actions } from '../policy/schema.js';
+import type { TrialResult } from '../policy/trial.js';
 import type { BenchResult } from '../probe/bench.js';
 import type { Diagnosis } from '../probe/doctor.js';
 import type { PairRow } from './pairs.js';
 import type { Status } from './status.js';
+import type { Suggestion } from './suggestion.js';
 
 const count = z.int().nonnegative();
 const seconds = z.number();
@@ -55,6 +58,7 @@ const pair = z.strictObject({
   state,
   ageSeconds: seconds,
   promotions: count,
+  adopted: z.boolean().describe('Established before the datapath was there; the age counts from the adoption'),
   reason: z.string().nullable().describe('Why it is not promoted, was taken back, or what is wrong with it'),
   client: z.strictObject(endShape),
   server: z.strictObject(endShape),
@@ -118,6 +122,96 @@ const policyCheck = z.strictObject({
       exclude: z.strictObject({ programs: z.array(z.string()) }),
     })
     .describe('Complete: sizes in bytes, ports as ranges, conditions as lists'),
+});
+
+const place = {
+  line: z.int().positive().nullable().describe('Of the rule in the file; null for defaults that it does not have'),
+  column: z.int().positive().nullable(),
+};
+const trialSettings = { ...settings, rule: z.string(), ...place };
+const trial = z.strictObject({
+  file: z.string(),
+  hash: z.string(),
+  ends: z
+    .array(
+      z.strictObject({
+        cgroup: z.string().nullable(),
+        port: port.nullable(),
+        program: z.string().nullable(),
+        learned: z.boolean().nullable().describe('Whether this program was learned to be unsafe; null if not known'),
+        ...trialSettings,
+        unknown: z
+          .enum(['cgroup', 'program'])
+          .nullable()
+          .describe('What is not known, if the rule decides only because it may apply'),
+        passedOver: z.array(
+          z.strictObject({
+            rule: z.string(),
+            ...place,
+            state: z.enum(['holds', 'fails', 'unknown']),
+            because: z.string(),
+          }),
+        ),
+        excluded: z
+          .strictObject({
+            program: z.string(),
+            source: z.enum(['built-in', 'policy']),
+            hazard: z.enum(['splice', 'fionread']).nullable(),
+            reason: z.string(),
+          })
+          .nullable(),
+        helperPort: port.nullable().describe('Port of a conntrack helper that the rule does not name'),
+      }),
+    )
+    .min(1)
+    .max(2),
+  pair: z.strictObject(trialSettings).nullable().describe('The stricter of both ends; null with one end'),
+  outcome: z.enum(actions),
+  reason: z.string().nullable().describe('As slipstream_refusals_total has it; null if it may be accelerated'),
+  because: z.string(),
+});
+
+const outlooks = z.record(z.enum(OUTLOOKS), count);
+const trafficGroup = z.strictObject({
+  client: z.strictObject({ cgroup: z.string().nullable(), programs: z.array(z.string()) }),
+  server: z.strictObject({ cgroup: z.string().nullable(), programs: z.array(z.string()) }),
+  port: port.describe("The server's own"),
+  dialled: port.describe('What the client dials; another one where it is translated'),
+  namespaces: z.boolean().describe('Whether an end is in another network namespace than the other'),
+  pairs: count,
+  outlooks,
+  reasons: byReason.describe('Why pairs are refused'),
+  messagesPerSecond: z.number().describe('Receives of both ends'),
+  bytesPerSecond: z.number(),
+  turnShare: z.number().min(0).max(1).nullable().describe('Part of the receives that answered the other side'),
+  would: z.strictObject({
+    messagesPerSecond: z.number(),
+    bytesPerSecond: z.number(),
+    savedCpu: z.number().nullable().describe('Estimate, microseconds of CPU time a second; null without --measure'),
+    clientPrograms: z.array(z.string()),
+    serverPrograms: z.array(z.string()),
+  }),
+});
+const suggestion = z.strictObject({
+  seconds,
+  loadedSeconds: seconds,
+  controllerRunning: z.boolean(),
+  unseen: count.describe('Connections that came and went between two looks'),
+  measured: z
+    .array(
+      z.strictObject({
+        size: count.describe('Bytes of a message'),
+        tcp: z.number().describe('Microseconds of CPU time for a round trip'),
+        direct: z.number(),
+      }),
+    )
+    .nullable()
+    .describe('With --measure'),
+  groups: z.array(trafficGroup),
+  rules: count.describe('That the suggested policy has more than the one in force'),
+  also: z.array(trafficGroup).describe('What these rules stand for as well'),
+  left: z.array(trafficGroup).describe('What no rule can be written for'),
+  output: z.string().nullable(),
 });
 
 const diagnosis = z.strictObject({
@@ -213,6 +307,8 @@ export const OUTPUTS = {
   learned: z.array(learnedProgram satisfies z.ZodType<LearnedProgram>),
   'learned-forget': z.strictObject({ forgotten: count }),
   'policy-check': policyCheck,
+  'policy-test': trial satisfies z.ZodType<TrialResult>,
+  'policy-suggest': suggestion satisfies z.ZodType<Suggestion>,
   doctor: diagnosis satisfies z.ZodType<Diagnosis>,
   bench: benchResult satisfies z.ZodType<BenchResult>,
 } as const;

@@ -73,7 +73,7 @@ export function datapathStatus(
     loadedSeconds: Number(process.hrtime.bigint() - settings.loadedNs) / 1e9,
     maxPairs: settings.maxPairs,
     pairs: datapath.pairs.tally(),
-    pairsTotal: counters.pairs,
+    pairsTotal: counters.pairs + controllerCounters.adoptedPairs,
     promotions: controllerCounters.promotions,
     redirectedBytes: totals.reduce((sum, { bytes }) => sum + bytes, 0),
     redirectedMessages: totals.reduce((sum, { messages }) => sum + messages, 0),

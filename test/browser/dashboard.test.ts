@@ -14,6 +14,7 @@ import { needsBrowser, startBrowser } from './browser.js';
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const DESKTOP = { width: 1280, height: 900 };
+const CONTAINER = '3f2a1b4c5d6e7081'.repeat(4);
 const PHONE = { width: 360, height: 740 };
 
 /** A page and what went wrong on it. */
@@ -42,7 +43,11 @@ describe('the dashboard', function () {
     browser = await startBrowser(sandbox);
     direct = await Connection.open(sandbox);
     while ((await daemon.metric('slipstream_redirected_messages_total')) === 0) await direct.pingPong(20, 1000);
-    blocking = await Connection.open(sandbox, { blocking: true });
+    blocking = await Connection.open(sandbox, {
+      blocking: true,
+      client: { cgroup: sandbox.makeCgroup('shop.service') },
+      server: { cgroup: sandbox.makeCgroup(`docker-${CONTAINER}.scope`) },
+    });
     await blocking.pingPong(200, 100);
     while ((await daemon.metric('slipstream_refusals_total', 'reason="blocking"')) === 0)
       await blocking.pingPong(20, 100);
@@ -111,6 +116,16 @@ describe('the dashboard', function () {
     assert.ok(first.includes(`127.0.0.1:${direct.port}`) && first.includes('direct'), first);
     const last = await rows.last().innerText();
     assert.ok(last.includes(`127.0.0.1:${blocking.port}`) && last.includes('TCP') && last.includes('blocking'), last);
+    // As people know it; the whole path when it is pointed at.
+    assert.deepEqual(await rows.last().locator('.cgroup').allInnerTexts(), ['shop.service', 'docker:3f2a1b4c5d6e']);
+    assert.deepEqual(
+      await rows
+        .last()
+        .locator('.cgroup')
+        .evaluateAll((spans) => spans.map((span) => span.getAttribute('title'))),
+      [`${sandbox.cgroupPath}/shop.service`, `${sandbox.cgroupPath}/docker-${CONTAINER}.scope`],
+    );
+    assert.deepEqual(await rows.first().locator('.cgroup').allInnerTexts(), [sandbox.cgroupPath, sandbox.cgroupPath]);
     assert.match(
       (await page.locator('#chart').getAttribute('aria-label')) ?? '',
       /^Throughput: .* redirected, .* over TCP$/,

@@ -114,6 +114,7 @@ describe('mistakes on the command line', function () {
       ['an option with a dot', () => up('--policy.x=1'), /unknown option '--policy\.x'/],
       ['an option without its value', () => up('--policy'), /--policy needs a value; see /],
       ['an empty value', () => up('--policy='), /--policy needs a value: it is empty/],
+      ['an empty number', () => up('--timeout='), /--timeout needs a value: it is empty/],
       ['an empty pin directory', () => up('--pin-dir', ''), /--pin-dir needs a value: it is empty/],
       [
         'an option given twice',
@@ -139,7 +140,7 @@ describe('mistakes on the command line', function () {
   });
 
   describe('numbers', () => {
-    for (const value of ['0', '-1', 'abc', '1e9', '1.5', '1048577', '']) {
+    for (const value of ['0', '-1', 'abc', '1e9', '1.5', '1048577']) {
       it(`refuses --max-pairs=${value}`, () =>
         refuses(up(`--max-pairs=${value}`), 2, /--max-pairs: give a whole number from 1 to 1048576/));
     }
@@ -544,6 +545,9 @@ describe('mistakes on the command line', function () {
       ['pairs'],
       ['policy'],
       ['policy', 'check'],
+      ['policy', 'test'],
+      ['policy', 'init'],
+      ['policy', 'suggest'],
       ['policy', 'schema'],
     ]) {
       it(`of ${['slipstream-bpf', ...args].join(' ')}`, async () => {

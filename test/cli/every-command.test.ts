@@ -7,12 +7,13 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-import type { CommandModule } from 'yargs';
+import type { Argv, CommandModule } from 'yargs';
 
 import { COMMANDS, describedCommands, PROGRAM as NAME } from '../../controller/cli/commands.js';
 import { completionScript } from '../../controller/cli/completion.js';
-import { type CommandDescription, COMMON_OPTIONS } from '../../controller/cli/description.js';
+import { type CommandDescription, COMMON_OPTIONS, type OptionDescription } from '../../controller/cli/description.js';
 import { manualPage } from '../../controller/cli/manual.js';
+import type { Named } from '../../controller/cli/mistakes.js';
 import { VERSION } from '../../controller/cli/package-info.js';
 import { runCommandLine } from '../../controller/cli/run.js';
 import { OUTPUTS, outputSchema } from '../../controller/view/schemas.js';
@@ -27,20 +28,64 @@ function leaves(commands: readonly CommandDescription[]): CommandDescription[] {
   return commands.flatMap((command) => (command.commands.length === 0 ? [command] : leaves(command.commands)));
 }
 
-/** A command line that is right so far. */
-function complete({ words, arguments: places }: CommandDescription): string[] {
-  return [...words, ...places.map(({ choices: [first = '6379'] }) => first)];
+/** A command line that is right so far: with what must be given. */
+function complete({ words, arguments: places, options }: CommandDescription): string[] {
+  return [
+    ...words,
+    ...places.map(({ choices: [first = '6379'] }) => first),
+    ...options.filter(({ required }) => required).flatMap((option) => [`--${option.name}`, valueOf(option)]),
+  ];
 }
+
+/** Something that an option takes. */
+function valueOf({ choices: [first], placeholder = '' }: OptionDescription): string {
+  return first ?? VALUES[placeholder as keyof typeof VALUES]?.[0] ?? '1';
+}
+
+/** Of each kind of value: one that may be given, and what can't be; none: anything may. */
+const VALUES: Partial<Record<string, [good: string, ...bad: string[]]>> = {
+  'ADDR:PORT': ['127.0.0.1:0', 'nonsense', '127.0.0.1', '127.0.0.1:65536', '::1:80'],
+  CGROUP: [
+    '/x',
+    'nonsense',
+    'x/y',
+    '/sys/fs/cgroup/x',
+    '/a//b',
+    'pid:0',
+    'pid:x',
+    'unit:a/b',
+    'container:nonsense',
+    'pod:nonsense',
+  ],
+  COLUMNS: ['pair', 'nonsense', 'pair,,state'],
+  DIR: ['/x'],
+  FILE: ['/x'],
+  N: ['1', 'nonsense', '-1', '1.5', '1e99', 'NaN', 'Infinity'],
+  NAME: ['x'],
+  PAIR: ['1.1', 'nonsense', '1', '-1.1'],
+  PATH: ['/x', 'nonsense', '/a//b', '/[x'],
+  S: ['1', 'nonsense', '-1', '1e99', 'NaN'],
+  TARGET: ['6379', 'nonsense', '0', 'pid:0', '10.0.0.1:99999', '::1:80'],
+  WORD: ['x'],
+};
 
 describe('every command', () => {
   /** Commands that only say that they ran: a slip that is not noticed must not start anything. */
-  const harmless = COMMANDS.map((module) => {
+  const harmless = COMMANDS.map(makeHarmless);
+
+  function makeHarmless(module: Named): Named {
     const { builder, command } = module as CommandModule;
     const handler = (): never => {
       throw new Error(`${String(command)} ran`);
     };
-    return { ...module, builder, handler };
-  });
+    // Those below it are added by its builder.
+    const build = (yargs: Argv): unknown => {
+      const add = yargs.command.bind(yargs) as (module: Named) => Argv;
+      yargs.command = ((below: Named) => add(makeHarmless(below))) as Argv['command'];
+      return typeof builder === 'function' ? builder(yargs) : yargs;
+    };
+    return { ...module, builder: build, handler } as Named;
+  }
 
   async function refuse(args: string[], sentence: RegExp): Promise<void> {
     let said = '';
@@ -52,8 +97,23 @@ describe('every command', () => {
     assert.equal(code, 2);
   }
 
+  /** Nothing is wrong with it: the command runs. */
+  async function accept(args: string[]): Promise<void> {
+    let said = '';
+    const code = await runCommandLine(args, harmless, (text) => {
+      said += text;
+    });
+    assert.match(said, / ran\n$/, args.join(' '));
+    assert.equal(code, 1);
+  }
+
   for (const command of leaves(describedCommands())) {
     const right = complete(command);
+    /** The same without an option that must be given. */
+    const without = (flag: string): string[] => {
+      const at = right.indexOf(flag);
+      return at < 0 ? right : right.toSpliced(at, 2);
+    };
 
     describe(command.words.join(' '), () => {
       it('is described in one line', () => {
@@ -75,17 +135,48 @@ describe('every command', () => {
       });
 
       it('refuses options without their value, twice, and with values that they do not know', async () => {
-        for (const { name, placeholder, choices } of command.options) {
+        for (const option of command.options) {
+          const { name, placeholder, choices } = option;
           const flag = `--${name}`;
           if (placeholder === undefined) {
             await refuse([...right, `${flag}=maybe`], /is there or not, write it without a value/);
           } else {
-            await refuse([...right, flag], new RegExp(`${flag} needs a value`));
-            const [one = '1', other = '2'] = choices;
-            await refuse([...right, flag, one, flag, other], new RegExp(`${flag} was given more than once`));
+            await refuse([...without(flag), flag], new RegExp(`${flag} needs a value`));
+            const [one = valueOf(option), other = one === '1' ? '2' : one] = choices;
+            const once = right.includes(flag) ? right : [...right, flag, one];
+            await refuse([...once, flag, other], new RegExp(`${flag} was given more than once`));
+            await refuse([...without(flag), flag, ''], new RegExp(`${flag}(: unknown value| needs a value: it is empty)`));
           }
           if (choices.length > 0)
             await refuse([...right, flag, 'nonsense'], new RegExp(`${flag}: unknown value 'nonsense'`));
+        }
+      });
+
+      it('refuses a value of the wrong kind', async () => {
+        for (const { name, placeholder, choices } of command.options) {
+          if (placeholder === undefined || choices.length > 0) continue;
+          const values = VALUES[placeholder];
+          assert.ok(values, `--${name}: say above what a ${placeholder} may be`);
+          const [good, ...bad] = values;
+          for (const value of bad)
+            await refuse([...without(`--${name}`), `--${name}=${value}`], new RegExp(`--${name}\\b`));
+          // What may be given gets as far as the command.
+          await accept([...without(`--${name}`), `--${name}=${good}`]);
+        }
+        for (const [index, { name, placeholder, choices }] of command.arguments.entries()) {
+          const [, ...bad] = choices.length > 0 ? ['', 'nonsense'] : (VALUES[placeholder ?? ''] ?? []);
+          assert.ok(
+            choices.length > 0 || VALUES[placeholder ?? ''],
+            `${name}: say above what a ${String(placeholder)} may be`,
+          );
+          const at = command.words.length + index;
+          for (const value of bad) await refuse(right.toSpliced(at, 1, value), /nonsense|is no target|shell/);
+        }
+      });
+
+      it('says what is missing', async () => {
+        for (const { name } of command.options.filter(({ required }) => required)) {
+          await refuse(without(`--${name}`), new RegExp(`--${name} is missing`));
         }
       });
     });

@@ -420,6 +420,7 @@ function record(more: Partial<PairRecord>): PairRecord {
     insertedNs: 0n,
     retryNs: 0n,
     promotions: 1,
+    adopted: false,
     promoteAfter: 0,
     window: { turns: 0, receives: 0, bytes: 0 },
     refusal: 'none',

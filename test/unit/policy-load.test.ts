@@ -22,7 +22,12 @@ describe('policy: load', () => {
   }
 
   it('has a default policy', async () => {
-    assert.deepEqual(await loadPolicy(undefined), { ok: true, policy: defaultPolicy, warnings: [] });
+    assert.deepEqual(await loadPolicy(undefined), {
+      ok: true,
+      policy: defaultPolicy,
+      warnings: [],
+      places: { defaults: undefined, rules: [] },
+    });
   });
 
   it('reads a file', async () => {

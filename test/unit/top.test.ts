@@ -215,6 +215,7 @@ function pair(
       state: 'inserted',
       ageSeconds: 5,
       promotions: 1,
+      adopted: false,
       reason: null,
       client: end('curl'),
       server: end(server),

@@ -6,7 +6,7 @@ import { bench, type BenchResult } from '../../probe/bench.js';
 import { cgroupRoot, requireRoot } from '../../probe/host.js';
 import { requireKernel } from '../../probe/kernel.js';
 import { formatBytes, renderTable } from '../../view/pairs.js';
-import { jsonOption, makeLog, requireNumber, say } from '../options.js';
+import { jsonOption, makeLog, numberOption, say } from '../options.js';
 import { objectFile, socketsProgram } from '../package-info.js';
 
 export const benchCommand: CommandModule<object, { seconds: number; json: boolean }> = {
@@ -15,15 +15,15 @@ export const benchCommand: CommandModule<object, { seconds: number; json: boolea
   builder: (yargs) =>
     yargs
       .option('seconds', {
-        type: 'number',
+        ...numberOption('seconds', [0.5, 600], {
+          whole: false,
+          placeholder: 'S',
+          describe: 'How long to measure in all',
+        }),
         default: 20,
-        requiresArg: true,
-        placeholder: 'S',
-        describe: 'How long to measure in all',
       })
       .option('json', jsonOption),
   handler: async ({ seconds, json }) => {
-    requireNumber('seconds', seconds, 0.5, 600, false);
     requireRoot('bench');
     requireKernel(release());
     const root = cgroupRoot();

@@ -1,8 +1,9 @@
 import type { CommandModule } from 'yargs';
 
 import { capture } from '../../capture/capture.js';
+import { parseCgroup, parsePair } from '../../capture/selection.js';
 import { EXIT, UserError } from '../../errors.js';
-import { pinDirOption, requireNumber } from '../options.js';
+import { checked, numberOption, pinDirOption } from '../options.js';
 import { captureObjectFile, objectFile, VERSION } from '../package-info.js';
 
 interface CaptureArguments {
@@ -27,42 +28,62 @@ export const captureCommand: CommandModule<object, CaptureArguments> = {
         alias: 'w',
         type: 'string',
         requiresArg: true,
+        placeholder: 'FILE',
         describe: 'File in pcapng format, which is replaced; - is standard output, for a pipe',
       })
-      .option('pair', { type: 'string', requiresArg: true, describe: 'Only this one, as "pairs" shows it' })
-      .option('port', { type: 'number', requiresArg: true, describe: 'Only connections with this port, at either end' })
+      .option('pair', {
+        type: 'string',
+        requiresArg: true,
+        placeholder: 'PAIR',
+        coerce: checked(parsePair),
+        describe: 'Only this one, as "pairs" shows it',
+      })
+      .option(
+        'port',
+        numberOption('port', [1, 65_535], {
+          placeholder: 'N',
+          describe: 'Only connections with this port, at either end',
+        }),
+      )
       .option('cgroup', {
         type: 'string',
         requiresArg: true,
+        placeholder: 'PATH',
+        coerce: checked(parseCgroup),
         describe: 'Only connections with an end at or below this cgroup, as in a policy',
       })
-      .option('snaplen', {
-        type: 'number',
-        requiresArg: true,
-        describe: 'Bytes to keep of the payload of each message; default: all',
-      })
-      .option('count', { type: 'number', requiresArg: true, describe: 'Packets after which it ends' })
-      .option('duration', { type: 'number', requiresArg: true, describe: 'Seconds after which it ends' })
+      .option(
+        'snaplen',
+        numberOption('snaplen', [0, MOST], {
+          placeholder: 'N',
+          describe: 'Bytes to keep of the payload of each message; default: all',
+        }),
+      )
+      .option('count', numberOption('count', [1, MOST], { placeholder: 'N', describe: 'Packets after which it ends' }))
+      .option(
+        'duration',
+        numberOption('duration', [0.1, 1e6], {
+          whole: false,
+          placeholder: 'S',
+          describe: 'Seconds after which it ends',
+        }),
+      )
       .option('pin-dir', pinDirOption)
       .epilogue(
         'Connections that are not promoted are ordinary TCP, which tcpdump sees. One capture can run at a time; it needs ' +
           'no controller. The file holds payload and is for its owner only.',
       ),
   handler: async (args) => {
-    const number = (name: 'port' | 'snaplen' | 'count' | 'duration', least: number, most: number, whole = true) => {
-      const value = args[name];
-      return value === undefined ? undefined : requireNumber(name, value, least, most, whole);
-    };
     if (args.write === undefined) throw new UserError('-w is missing: give it a file, or - for a pipe', EXIT.usage);
     const options = {
       pinDir: args['pin-dir'],
       output: args.write,
       pair: args.pair,
-      port: number('port', 1, 65535),
+      port: args.port,
       cgroup: args.cgroup,
-      snaplen: number('snaplen', 0, MOST) ?? MOST,
-      count: number('count', 1, MOST) ?? Infinity,
-      duration: number('duration', 0.1, 1e6, false),
+      snaplen: args.snaplen ?? MOST,
+      count: args.count ?? Infinity,
+      duration: args.duration,
     };
     const stop = new AbortController();
     const end = (): void => {

@@ -1,7 +1,7 @@
 import type { CommandModule } from 'yargs';
 
 import { down } from '../../daemon/down.js';
-import { makeLog, pinDirOption, requireNumber, say, timeoutOption } from '../options.js';
+import { makeLog, pinDirOption, say, timeoutOption } from '../options.js';
 import { objectFile } from '../package-info.js';
 
 interface DownArguments {
@@ -23,7 +23,7 @@ export const downCommand: CommandModule<object, DownArguments> = {
     await down(
       {
         pinDir: args['pin-dir'],
-        timeout: requireNumber('timeout', args.timeout, 0, 86_400, false),
+        timeout: args.timeout,
         force: args.force,
       },
       { objectFile: objectFile(), log: makeLog('warn'), say },

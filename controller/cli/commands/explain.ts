@@ -14,7 +14,7 @@ import { jsonOption, pinDirOption, say, stateDirOption } from '../options.js';
 import { objectFile } from '../package-info.js';
 
 interface ExplainArguments {
-  target: string;
+  target: Target;
   'pin-dir': string;
   'state-dir': string;
   policy: string | undefined;
@@ -30,6 +30,7 @@ export const explainCommand: CommandModule<object, ExplainArguments> = {
         type: 'string',
         demandOption: true,
         placeholder: 'TARGET',
+        coerce: parseTarget,
         describe: 'A port (6379), address and port (10.0.0.1:80), process (pid:4711) or pair (3.1)',
       })
       .option('pin-dir', pinDirOption)
@@ -42,7 +43,7 @@ export const explainCommand: CommandModule<object, ExplainArguments> = {
       })
       .option('json', jsonOption),
   handler: async (args) => {
-    const target = parseTarget(args.target);
+    const { target } = args;
     const result = await explainTarget(target, args, objectFile());
     if (args.json) say(JSON.stringify(result, undefined, 2));
     else if (result.connections.length > 0) say(renderExplanation(result));

@@ -4,21 +4,21 @@ import type { CommandModule } from 'yargs';
 
 import { STATES, type State } from '../../datapath/pair-table.js';
 import { EXIT, UserError } from '../../errors.js';
-import { cgroupMatcher, cgroupProblem } from '../../policy/glob.js';
+import { cgroupMatcher, cgroupProblem, type Matcher } from '../../policy/glob.js';
 import { quote, suggest } from '../../policy/words.js';
 import { filterPairs, type PairFilter, SORT_KEYS, sortPairs, type SortKey } from '../../view/pair-list.js';
 import { PAIR_COLUMNS, pairRows, renderPairs } from '../../view/pairs.js';
 import { withDatapath } from '../../view/reader.js';
-import { jsonOption, pinDirOption, requireNumber, say } from '../options.js';
+import { jsonOption, numberOption, pinDirOption, say } from '../options.js';
 import { objectFile } from '../package-info.js';
 
 interface PairsArguments {
   'pin-dir': string;
   state: State | undefined;
-  cgroup: string | undefined;
+  cgroup: PairFilter['cgroup'];
   port: number | undefined;
   sort: SortKey | undefined;
-  columns: string | undefined;
+  columns: string[] | undefined;
   'no-header': boolean;
   watch: boolean;
   json: boolean;
@@ -41,15 +41,17 @@ export const pairsCommand: CommandModule<object, PairsArguments> = {
         type: 'string',
         requiresArg: true,
         placeholder: 'PATH',
+        coerce: cgroupFilter,
         describe:
           'Only pairs with an end in this cgroup or below it: a path below the v2 root, or a glob as in policies',
       })
-      .option('port', {
-        type: 'number',
-        requiresArg: true,
-        placeholder: 'N',
-        describe: 'Only pairs with this port, at either end',
-      })
+      .option(
+        'port',
+        numberOption('port', [1, 65_535], {
+          placeholder: 'N',
+          describe: 'Only pairs with this port, at either end',
+        }),
+      )
       .option('sort', {
         choices: SORT_KEYS,
         requiresArg: true,
@@ -59,14 +61,14 @@ export const pairsCommand: CommandModule<object, PairsArguments> = {
         type: 'string',
         requiresArg: true,
         placeholder: 'COLUMNS',
+        coerce: requireColumns,
         describe: `Show these, with commas between them: ${PAIR_COLUMNS.join(', ')}`,
       })
       .option('no-header', { type: 'boolean', default: false, describe: 'Leave out the line of names' })
       .option('watch', { type: 'boolean', default: false, describe: 'Print the list every second until interrupted' })
       .option('json', jsonOption),
   handler: async (args) => {
-    const filter: PairFilter = { cgroup: cgroupFilter(args.cgroup), port: portFilter(args.port) };
-    const columns = args.columns === undefined ? undefined : requireColumns(args.columns);
+    const filter: PairFilter = { cgroup: args.cgroup, port: args.port };
     const print = (): void => {
       const all = withDatapath(args['pin-dir'], objectFile(), ({ datapath, cgroups }) =>
         pairRows(datapath, cgroups, args.state),
@@ -74,7 +76,8 @@ export const pairsCommand: CommandModule<object, PairsArguments> = {
       const found = filterPairs(all, filter);
       const rows = args.sort === undefined ? found : sortPairs(found, args.sort);
       if (args.json) say(JSON.stringify(rows, undefined, args.watch ? 0 : 2));
-      else if (rows.length > 0 || !args['no-header']) say(renderPairs(rows, { columns, header: !args['no-header'] }));
+      else if (rows.length > 0 || !args['no-header'])
+        say(renderPairs(rows, { columns: args.columns, header: !args['no-header'] }));
     };
     const stop = new AbortController();
     const end = (): void => {
@@ -91,16 +94,10 @@ export const pairsCommand: CommandModule<object, PairsArguments> = {
 };
 
 /** @throws UserError (exit code 2) */
-export function cgroupFilter(pattern: string | undefined): PairFilter['cgroup'] {
-  if (pattern === undefined) return undefined;
+function cgroupFilter(pattern: string): Matcher {
   const problem = cgroupProblem(pattern);
   if (problem !== undefined) throw new UserError(`--cgroup ${quote(pattern)} ${problem}`, EXIT.usage);
   return cgroupMatcher(pattern);
-}
-
-/** @throws UserError (exit code 2) */
-export function portFilter(port: number | undefined): number | undefined {
-  return port === undefined ? undefined : requireNumber('port', port, 1, 65_535);
 }
 
 /** @throws UserError (exit code 2) that names the first wrong one */

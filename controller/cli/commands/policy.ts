@@ -5,6 +5,9 @@ import { formatProblem } from '../../policy/parse.js';
 import { policyJsonSchema } from '../../policy/schema.js';
 import { addCommands } from '../mistakes.js';
 import { jsonOption, say } from '../options.js';
+import { policyInitCommand } from './policy-init.js';
+import { policySuggestCommand } from './policy-suggest.js';
+import { policyTestCommand } from './policy-test.js';
 
 const checkCommand: CommandModule<object, { file: string; json: boolean }> = {
   command: 'check <file>',
@@ -35,6 +38,7 @@ const schemaCommand: CommandModule = {
 export const policyCommand: CommandModule = {
   command: 'policy',
   describe: 'Work with policy files',
-  builder: (yargs) => addCommands(yargs, [checkCommand, schemaCommand], 1),
+  builder: (yargs) =>
+    addCommands(yargs, [checkCommand, policyTestCommand, policyInitCommand, policySuggestCommand, schemaCommand], 1),
   handler: () => undefined,
 };

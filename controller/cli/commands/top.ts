@@ -5,7 +5,7 @@ import { takeSample } from '../../top/sample.js';
 import { top } from '../../top/top.js';
 import { withDatapath } from '../../view/reader.js';
 import { isHeld } from '../../view/status.js';
-import { pinDirOption, requireNumber } from '../options.js';
+import { numberOption, pinDirOption } from '../options.js';
 import { objectFile, VERSION } from '../package-info.js';
 
 interface TopArguments {
@@ -31,26 +31,27 @@ export const topCommand: CommandModule<object, TopArguments> = {
         describe: 'Only lines with this text, cgroups included',
       })
       .option('interval', {
-        type: 'number',
+        ...numberOption('interval', [0.1, 3600], {
+          whole: false,
+          placeholder: 'S',
+          describe: 'Seconds between two frames',
+        }),
         default: 2,
-        requiresArg: true,
-        placeholder: 'S',
-        describe: 'Seconds between two frames',
       })
-      .option('iterations', {
-        type: 'number',
-        requiresArg: true,
-        placeholder: 'N',
-        describe: 'End after so many frames [default: never]',
-      })
+      .option(
+        'iterations',
+        numberOption('iterations', [1, 1_000_000_000], {
+          placeholder: 'N',
+          describe: 'End after so many frames [default: never]',
+        }),
+      )
       .option('plain', { type: 'boolean', default: false, describe: 'As text, also on a terminal' }),
   handler: async (args) => {
     const pinDir = args['pin-dir'];
     const options = {
       version: VERSION,
-      interval: 1000 * requireNumber('interval', args.interval, 0.1, 3600, false),
-      iterations:
-        args.iterations === undefined ? undefined : requireNumber('iterations', args.iterations, 1, 1_000_000_000),
+      interval: 1000 * args.interval,
+      iterations: args.iterations,
       state: { ...INITIAL, sort: args.sort, filter: args.filter ?? '' },
       screen: !args.plain,
     };

@@ -1,9 +1,10 @@
 import type { CommandModule } from 'yargs';
 
+import { parseListenAddress } from '../../daemon/http.js';
 import { makeDaemonLog } from '../../daemon/log.js';
 import { up } from '../../daemon/up.js';
-import { logLevelOption, pinDirOption, requireNumber, say, stateDirOption, timeoutOption } from '../options.js';
-import { objectFile, socketsProgram, VERSION } from '../package-info.js';
+import { checked, logLevelOption, numberOption, pinDirOption, say, stateDirOption, timeoutOption } from '../options.js';
+import { adoptObjectFile, objectFile, socketsProgram, VERSION } from '../package-info.js';
 
 interface UpArguments {
   policy: string | undefined;
@@ -16,6 +17,7 @@ interface UpArguments {
   'state-dir': string;
   'stall-after': number;
   'accept-known-bugs': boolean;
+  adopt: boolean;
   timeout: number;
   'log-level': string;
 }
@@ -43,6 +45,7 @@ export const upCommand: CommandModule<object, UpArguments> = {
         default: '127.0.0.1:9468',
         requiresArg: true,
         placeholder: 'ADDR:PORT',
+        coerce: checked(parseListenAddress),
         describe: 'Address and port of the dashboard, /metrics, /api, /healthz and /readyz',
       })
       .option('web-config', {
@@ -52,25 +55,28 @@ export const upCommand: CommandModule<object, UpArguments> = {
         describe: "TLS and users for that address: a file in the format of Prometheus' exporter-toolkit",
       })
       .option('max-pairs', {
-        type: 'number',
+        ...numberOption('max-pairs', [1, 1_048_576], { placeholder: 'N', describe: 'Size of the pair table' }),
         default: 16384,
-        requiresArg: true,
-        placeholder: 'N',
-        describe: 'Size of the pair table',
       })
       .option('detach-on-exit', { type: 'boolean', default: false, describe: 'Drain and remove everything at exit' })
       .option('state-dir', stateDirOption)
       .option('stall-after', {
-        type: 'number',
+        ...numberOption('stall-after', [0.1, 86_400], {
+          whole: false,
+          placeholder: 'S',
+          describe: 'When redirected data that nobody takes is reported and its reader remembered, seconds',
+        }),
         default: 30,
-        requiresArg: true,
-        placeholder: 'S',
-        describe: 'When redirected data that nobody takes is reported and its reader remembered, seconds',
       })
       .option('accept-known-bugs', {
         type: 'boolean',
         default: false,
         describe: 'Promote although this kernel release has a known bug that may strike',
+      })
+      .option('adopt', {
+        type: 'boolean',
+        default: false,
+        describe: 'Also take connections that are established already, each in a moment of silence',
       })
       .option('timeout', timeoutOption)
       .option('log-level', logLevelOption),
@@ -82,12 +88,13 @@ export const upCommand: CommandModule<object, UpArguments> = {
         pinDir: args['pin-dir'],
         metrics: args.metrics,
         webConfig: args['web-config'],
-        maxPairs: requireNumber('max-pairs', args['max-pairs'], 1, 1_048_576),
+        maxPairs: args['max-pairs'],
         detachOnExit: args['detach-on-exit'],
         stateDir: args['state-dir'],
-        stallAfter: requireNumber('stall-after', args['stall-after'], 0.1, 86_400, false),
+        stallAfter: args['stall-after'],
         acceptKnownBugs: args['accept-known-bugs'],
-        timeout: requireNumber('timeout', args.timeout, 0, 86_400, false),
+        adoptObjectFile: args.adopt ? adoptObjectFile() : undefined,
+        timeout: args.timeout,
       },
       {
         objectFile: objectFile(),
