@@ -13,6 +13,8 @@ export interface KernelResult {
   version: string;
   /** `uname -r` */
   release: string;
+  /** Digest of the datapath that was tried. */
+  datapath: string;
   /** What `doctor` said there. */
   doctor: Diagnosis | undefined;
   files: Record<string, FileResult>;
@@ -24,6 +26,20 @@ export interface Counts {
   passed: number;
   failed: number;
   skipped: number;
+}
+
+/** Results of earlier runs with the same datapath, and those of this run in their place. */
+export function merge(before: readonly KernelResult[], now: readonly KernelResult[]): KernelResult[] {
+  const kept = before.filter(
+    ({ version, datapath }) => datapath === now[0]?.datapath && now.every((result) => result.version !== version),
+  );
+  const order = ({ release }: KernelResult): number[] => release.split(/\D+/).map(Number);
+  return [...kept, ...now].sort(
+    (a, b) =>
+      order(a)
+        .map((number, place) => number - (order(b)[place] ?? 0))
+        .find(Boolean) ?? 0,
+  );
 }
 
 /** A guest that did not come to its end is one failure more. */

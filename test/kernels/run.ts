@@ -1,18 +1,19 @@
 /**
  * Boots kernels one after the other and runs tests on each. Arguments: [--full] [--write] [VERSION...]; --write makes
- * docs/kernels.md of it. Exits with 1 if a test failed or a guest did not come to its end.
+ * docs/kernels.md of it, and of earlier runs with the same datapath (build/kernels.json). Exits with 1 if a test failed or a guest did not come to its end.
  */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { ROOT } from '../kernel/support/sandbox.js';
+import { OBJECT_FILE, ROOT } from '../kernel/support/sandbox.js';
 import { makeSystem, packProject } from './archive.js';
 import { Cache } from './cache.js';
 import { type Kernel, Kernels } from './kernels.js';
 import { boot } from './machine.js';
 import { FULL, SMOKE, WITHOUT } from './profiles.js';
-import { count, type Counts, inWords, type KernelResult, renderPage } from './report.js';
+import { count, type Counts, inWords, type KernelResult, merge, renderPage } from './report.js';
 import { catchSignals, Interrupted } from './shell.js';
 
 /** What the project promises something about; the last is whatever Debian has newest. */
@@ -21,6 +22,10 @@ const USAGE = 'usage: scripts/test-kernels [--full] [--write] [VERSION...], for 
 
 function say(line: string): void {
   console.log(line);
+}
+
+function digest(): string {
+  return createHash('sha256').update(readFileSync(OBJECT_FILE)).digest('hex').slice(0, 16);
 }
 
 async function testOn(
@@ -35,7 +40,7 @@ async function testOn(
   const started = Date.now();
   const { records, trouble } = await boot({ kernel: files, archives, dir, onLine: say });
   const result: KernelResult = {
-    ...({ version, release: kernel.release, doctor: undefined, files: {} } satisfies KernelResult),
+    ...({ version, release: kernel.release, datapath: digest(), doctor: undefined, files: {} } satisfies KernelResult),
     ...(Object.assign({}, ...records) as Partial<KernelResult>),
     ...(trouble !== undefined && { trouble }),
   };
@@ -72,9 +77,11 @@ async function main(args: readonly string[], dir: string): Promise<Counts> {
     results.push(await testOn(version, kernel, kernels, [system.archive, project], dir));
   }
 
-  mkdirSync(join(ROOT, 'build'), { recursive: true });
-  writeFileSync(join(ROOT, 'build', 'kernels.json'), `${JSON.stringify(results, null, 2)}\n`);
-  if (args.includes('--write')) writeFileSync(join(ROOT, 'docs', 'kernels.md'), renderPage(results));
+  const file = join(ROOT, 'build', 'kernels.json');
+  const before = existsSync(file) ? (JSON.parse(readFileSync(file, 'utf8')) as KernelResult[]) : [];
+  const all = merge(before, results);
+  writeFileSync(file, `${JSON.stringify(all, null, 2)}\n`);
+  if (args.includes('--write')) writeFileSync(join(ROOT, 'docs', 'kernels.md'), renderPage(all));
   say('');
   for (const result of results) say(`kernel ${result.version} (${result.release}): ${inWords(count(result))}`);
   const sums = results.map(count);
