@@ -35,6 +35,25 @@ export const FEATURES: readonly Feature[] = [
   },
 ];
 
+const CASTS: Feature = {
+  name: 'the kernel functions bpf_cast_to_kern_ctx and bpf_rdonly_cast',
+  since: '6.2',
+  present: () => kernelBtfHas('func', 'bpf_cast_to_kern_ctx') && kernelBtfHas('func', 'bpf_rdonly_cast'),
+};
+
+/** What bpf/adopt.bpf.c needs besides. */
+export const ADOPT_FEATURES: readonly Feature[] = [CASTS];
+
+/** What bpf/capture.bpf.c needs besides. */
+export const CAPTURE_FEATURES: readonly Feature[] = [
+  CASTS,
+  {
+    name: 'the tracepoint sock_send_length',
+    since: '6.3',
+    present: () => kernelBtfHas('typedef', 'btf_trace_sock_send_length'),
+  },
+];
+
 /** The programs of bpf/observe.bpf.c that see every receive on this kernel; undefined: none do. */
 export function receiveSource(): readonly string[] | undefined {
   if (kernelBtfHas('typedef', 'btf_trace_sock_recv_length')) return ['observe'];

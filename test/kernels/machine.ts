@@ -26,6 +26,12 @@ export interface Outcome {
 }
 
 /**
+ * With checks, so that slab caches do without cmpxchg16b: kmalloc_nolock() of Linux 6.18 and newer, which socket storage uses,
+ * gives nothing from others.
+ */
+const SLABS = 'slab_debug=F,kmalloc-* slub_debug=F,kmalloc-*';
+
+/**
  * Boots it and waits until it turns off. Its clock counts instructions (`-icount`): to a guest this slow machine is one of
  * ordinary speed, whatever else it has to do, so no time-out of a test or of the product needs another value. Qemu runs one
  * processor of such a guest at a time, and Linux 6.1 does not start a second one there.
@@ -45,7 +51,7 @@ export async function boot({ kernel, archives, dir, onLine }: Guest): Promise<Ou
       ...['-accel', 'tcg,thread=single', '-icount', 'shift=0,sleep=off', '-rtc', 'clock=vm', '-smp', '1', '-m', MEMORY],
       ...['-cpu', 'max,la57=off,cx16=off', '-machine', 'pc', '-nodefaults', '-display', 'none', '-no-reboot'],
       ...['-kernel', kernel.image, '-initrd', initrd],
-      ...['-append', 'console=ttyS0 loglevel=5 panic=-1 nokaslr mitigations=off tsc=reliable rdinit=/init'],
+      ...['-append', `console=ttyS0 loglevel=5 panic=-1 nokaslr mitigations=off tsc=reliable ${SLABS} rdinit=/init`],
       ...['-serial', `file:${console}`, '-serial', 'stdio', '-serial', `file:${results}`],
     ],
     { onLine, timeout: TIMEOUT },

@@ -5,6 +5,7 @@ export const SMOKE = [
   'test/addon/wake_socket.test.ts',
   'test/kernel/identify.test.ts',
   'test/kernel/invariants.test.ts',
+  'test/kernels/unsupported.test.ts',
 ];
 
 /** Added by --full. */

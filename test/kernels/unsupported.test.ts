@@ -1,16 +1,17 @@
-/** A kernel that lacks what the datapath needs: every command says so, and leaves nothing. Run by scripts/test-kernels. */
+/** Kernels that lack something: commands say so in a sentence, and leave nothing. Run by scripts/test-kernels. */
 import assert from 'node:assert/strict';
-import { readdirSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { existsSync, readdirSync } from 'node:fs';
+import { dirname } from 'node:path';
 
 import { attachedPrograms } from '../../addon/index.js';
 import { EXIT } from '../../controller/errors.js';
 import type { Diagnosis } from '../../controller/probe/doctor.js';
-import { missingFeature } from '../../controller/probe/kernel.js';
+import { ADOPT_FEATURES, CAPTURE_FEATURES, missingFeature } from '../../controller/probe/kernel.js';
 import { run, stateDir } from '../kernel/support/daemon.js';
 import { needsRoot, Sandbox, skip } from '../kernel/support/sandbox.js';
+import { Stack } from '../kernel/support/stack.js';
 
-describe('a kernel without what is needed', () => {
+describe('a kernel that lacks what the datapath needs', () => {
   let sandbox: Sandbox;
   let missing: string;
 
@@ -35,7 +36,7 @@ describe('a kernel without what is needed', () => {
     assert.equal(stdout, '');
     assert.deepEqual(attachedPrograms(sandbox.cgroup, 'sock_ops'), []);
     assert.deepEqual(readdirSync(dirname(sandbox.pinDir)), []);
-    assert.ok(!readdirSync(sandbox.dir).includes(join('state')));
+    assert.ok(!existsSync(stateDir(sandbox)));
   });
 
   it('doctor names it with the remedy', async () => {
@@ -51,5 +52,40 @@ describe('a kernel without what is needed', () => {
   it('status says that nothing is attached', async () => {
     const { code } = await run(sandbox, ['status', '--pin-dir', sandbox.pinDir]);
     assert.notEqual(code, 0);
+  });
+});
+
+describe('a kernel that lacks what else a command needs', () => {
+  let sandbox: Sandbox;
+
+  before(function () {
+    needsRoot(this);
+    const missing = missingFeature();
+    if (missing !== undefined) skip(this, `this kernel lacks ${missing.name}`);
+  });
+
+  beforeEach(() => {
+    sandbox = new Sandbox('lacking');
+  });
+
+  afterEach(() => sandbox.dispose());
+
+  it('capture names it', async function () {
+    const missing = missingFeature(CAPTURE_FEATURES);
+    if (missing === undefined) skip(this, 'this kernel has all that capture needs');
+    new Stack(sandbox);
+    const { code, stderr } = await run(sandbox, ['capture', '--pin-dir', sandbox.pinDir, '-w', '/dev/null']);
+    assert.equal(code, EXIT.unsupported, stderr);
+    assert.ok(stderr.includes(`lacks ${missing.name}, which mainline has since`), stderr);
+  });
+
+  it('up --adopt names it and attaches nothing', async function () {
+    const missing = missingFeature(ADOPT_FEATURES);
+    if (missing === undefined) skip(this, 'this kernel has all that --adopt needs');
+    const args = ['--cgroup', sandbox.cgroup, '--pin-dir', sandbox.pinDir, '--state-dir', stateDir(sandbox)];
+    const { code, stderr } = await run(sandbox, ['up', '--adopt', '--metrics', '127.0.0.1:0', ...args]);
+    assert.equal(code, EXIT.unsupported, stderr);
+    assert.ok(stderr.includes(`lacks ${missing.name}, which mainline has since`), stderr);
+    assert.deepEqual(attachedPrograms(sandbox.cgroup, 'sock_ops'), []);
   });
 });
