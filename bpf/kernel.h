@@ -239,7 +239,7 @@ extern void *bpf_rdonly_cast(const void *object, __u32 btf_id) __ksym __weak;
 		if (HAS_CASTS)                                                                     \
 			_member = READ_ONCE(VIEW(type, _object)->member);                          \
 		else                                                                               \
-			bpf_probe_read_kernel((void *)&_member, sizeof(_member),                   \
+			bpf_probe_read_kernel((void *)&_member, sizeof(typeof(_member)),           \
 					      (const void *)&_object->member);                     \
 		_member;                                                                           \
 	})
@@ -253,7 +253,7 @@ extern void *bpf_rdonly_cast(const void *object, __u32 btf_id) __ksym __weak;
 			_context = bpf_cast_to_kern_ctx(context);                                  \
 			_member = _context->member;                                                \
 		} else {                                                                           \
-			bpf_probe_read_kernel((void *)&_member, sizeof(_member),                   \
+			bpf_probe_read_kernel((void *)&_member, sizeof(typeof(_member)),           \
 					      (const void *)&_context->member);                    \
 		}                                                                                  \
 		_member;                                                                           \
