@@ -97,6 +97,8 @@ export interface BpfObject {
   enumValues(name: string): Record<string, number>;
   /** Before load() only: @throws NativeError EBUSY afterwards. `entries` is from 1 to 2^32-1. */
   setMaxEntries(mapName: string, entries: number): void;
+  /** load() is to load this program, too, whose section name begins with a question mark. Before load() only. */
+  loadProgram(name: string): void;
   /** The programs will use this map, and load() makes none of this name. Before load() only. */
   reuseMap(mapName: string, map: BpfMap): void;
   /**

@@ -12,11 +12,15 @@
  */
 #include "claim.h"
 
+/* NULL only where the verifier can't know that there is one. */
 static __always_inline const struct sock *kernel_socket(struct bpf_sock_ops *ctx)
 {
-	const struct bpf_sock_ops_kern *kernel = bpf_cast_to_kern_ctx(ctx);
+	struct bpf_sock *sk;
 
-	return kernel->sk;
+	if (HAS_CASTS)
+		return CONTEXT_MEMBER(bpf_sock_ops_kern, ctx, sk);
+	sk = ctx->sk;
+	return sk ? (const struct sock *)bpf_skc_to_tcp_sock(sk) : NULL;
 }
 
 static __always_inline struct handshake *handshake_of(__u64 key)
@@ -35,12 +39,12 @@ static __always_inline __u32 claim_generation(__u64 claim)
 /* A SYN reached a listener and its answer's sequence number is chosen. */
 static __always_inline void remember_handshake(struct bpf_sock_ops *ctx)
 {
-	const struct tcp_request_sock *request;
+	const struct sock *request = CONTEXT_MEMBER(bpf_sock_ops_kern, ctx, sk);
 	struct handshake *handshake;
 	__u64 key;
 
-	request = VIEW(tcp_request_sock, kernel_socket(ctx));
-	key = make_key(request->snt_isn, request->rcv_isn);
+	key = make_key(MEMBER(tcp_request_sock, request, snt_isn),
+		       MEMBER(tcp_request_sock, request, rcv_isn));
 	handshake = handshake_of(key);
 	if (!handshake)
 		return;
@@ -148,6 +152,7 @@ static __always_inline void claim(struct bpf_sock_ops *ctx)
 	__u64 key = make_key(ctx->rcv_nxt - 1, ctx->snd_nxt - 1);
 	struct settings *settings = get_settings();
 	struct handshake *handshake;
+	const struct sock *sk;
 	struct pair *pair;
 	__u32 slot, control;
 	__u64 other;
@@ -157,7 +162,8 @@ static __always_inline void claim(struct bpf_sock_ops *ctx)
 		COUNT(unpaired[UNPAIRED_REMOTE_SERVER]);
 		return;
 	}
-	if (is_unsuitable(kernel_socket(ctx)))
+	sk = kernel_socket(ctx);
+	if (!sk || is_unsuitable(sk))
 		return;
 	other = READ_ONCE(handshake->claim);
 	if (other) {
@@ -173,7 +179,7 @@ static __always_inline void claim(struct bpf_sock_ops *ctx)
 		COUNT(unpaired[UNPAIRED_TABLE_FULL]);
 		return;
 	}
-	fill_side(pair, SIDE_CLIENT, kernel_socket(ctx), bpf_get_socket_cookie(ctx));
+	fill_side(pair, SIDE_CLIENT, sk, bpf_get_socket_cookie(ctx));
 	if (!tie(ctx, slot, control, SIDE_CLIENT)) {
 		COUNT(unpaired[UNPAIRED_STORAGE]);
 		return_slot(pair, slot);
@@ -192,6 +198,7 @@ static __always_inline void join(struct bpf_sock_ops *ctx)
 {
 	__u64 key = make_key(ctx->snd_nxt - 1, ctx->rcv_nxt - 1);
 	struct handshake *handshake;
+	const struct sock *sk;
 	struct pair *pair;
 	__u32 slot, half;
 	__u64 claim;
@@ -207,7 +214,8 @@ static __always_inline void join(struct bpf_sock_ops *ctx)
 		COUNT(unpaired[UNPAIRED_REMOTE_CLIENT]);
 		return;
 	}
-	if (is_unsuitable(kernel_socket(ctx)))
+	sk = kernel_socket(ctx);
+	if (!sk || is_unsuitable(sk))
 		return; /* the slot stays HALF until its client closes */
 	slot = (__u32)claim - 1;
 	half = claim_generation(claim) << GENERATION_SHIFT | STATE_HALF;
@@ -220,7 +228,7 @@ static __always_inline void join(struct bpf_sock_ops *ctx)
 		return;
 	}
 	/* JOINING is ours alone: a close of the client leaves the slot to us. */
-	fill_side(pair, SIDE_SERVER, kernel_socket(ctx), bpf_get_socket_cookie(ctx));
+	fill_side(pair, SIDE_SERVER, sk, bpf_get_socket_cookie(ctx));
 	if (!tie(ctx, slot, half, SIDE_SERVER)) {
 		COUNT(unpaired[UNPAIRED_STORAGE]);
 		/* Without storage the server's close is never seen: count it now. */
@@ -278,11 +286,16 @@ static __always_inline void start_afresh(struct bpf_sock_ops *ctx)
  */
 static __always_inline bool may_leave(struct bpf_sock_ops *ctx, const struct pair *pair, int side)
 {
-	const struct sock *sk = VIEW(sock, kernel_socket(ctx));
-	const struct tcp_sock *tcp = VIEW(tcp_sock, kernel_socket(ctx));
-	__u32 unread = tcp->rcv_nxt - tcp->copied_seq, before = ctx->args[0];
-	__u64 delivered = tcp->bytes_received - unread;
+	const struct sock *sk = kernel_socket(ctx);
+	const struct tcp_sock *tcp;
+	__u32 unread, before = ctx->args[0];
+	__u64 delivered;
 
+	if (!sk)
+		return false;
+	tcp = VIEW(tcp_sock, sk);
+	unread = tcp->rcv_nxt - tcp->copied_seq;
+	delivered = tcp->bytes_received - unread;
 	if (!sk->sk_err)
 		return before == BPF_TCP_ESTABLISHED || before == BPF_TCP_CLOSE_WAIT;
 	if (!unread && (before == BPF_TCP_CLOSE_WAIT || before == BPF_TCP_LAST_ACK ||

@@ -130,6 +130,10 @@ struct sock {
 	struct bpf_local_storage *sk_bpf_storage;
 };
 
+struct socket {
+	struct sock *sk;
+};
+
 struct inet_connection_sock {
 	const void *icsk_ulp_ops;
 };
@@ -200,20 +204,59 @@ enum sock_flags {
 	SOCK_ZEROCOPY = 1, /* the value is relocated */
 };
 
+/* The functions that the verifier knows by themselves (kernel/bpf/verifier.c). */
+enum special_kfunc_type {
+	KF_bpf_rdonly_cast = 1, /* the value is relocated */
+};
+
 #pragma clang attribute pop
-
-/* kernel/bpf/helpers.c, both since 6.2. */
-extern void *bpf_cast_to_kern_ctx(void *context) __ksym;
-extern void *bpf_rdonly_cast(const void *object, __u32 btf_id) __ksym;
-
-/* A view of an address as a kernel structure. Reads through it may fault: the
- * verifier turns them into BPF_PROBE_MEM loads, which then yield 0.
- */
-#define VIEW(type, object)                                                                         \
-	((const struct type *)bpf_rdonly_cast((const void *)(object),                              \
-					      bpf_core_type_id_kernel(struct type)))
 
 /* A load that the compiler neither repeats nor moves. */
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
+
+/* kernel/bpf/helpers.c, both since 6.2. Where they are missing, no call is left. */
+extern void *bpf_cast_to_kern_ctx(void *context) __ksym __weak;
+extern void *bpf_rdonly_cast(const void *object, __u32 btf_id) __ksym __weak;
+#define HAS_CASTS bpf_core_enum_value_exists(enum special_kfunc_type, KF_bpf_rdonly_cast)
+
+/* A view of an address as a kernel structure. Reads through it may fault: the
+ * verifier turns them into BPF_PROBE_MEM loads, which then yield 0. Without casts
+ * the object must be a socket that the verifier knows by its type already.
+ */
+#define VIEW(type, object)                                                                         \
+	({                                                                                         \
+		const struct type *_view = (const struct type *)(object);                          \
+		if (HAS_CASTS)                                                                     \
+			_view = bpf_rdonly_cast(_view, bpf_core_type_id_kernel(struct type));      \
+		_view;                                                                             \
+	})
+
+/* A member of a kernel structure at any address; 0 where there is none. */
+#define MEMBER(type, object, member)                                                               \
+	({                                                                                         \
+		const struct type *_object = (const struct type *)(object);                        \
+		typeof(((struct type *)0)->member) _member = 0;                                    \
+		if (HAS_CASTS)                                                                     \
+			_member = READ_ONCE(VIEW(type, _object)->member);                          \
+		else                                                                               \
+			bpf_probe_read_kernel((void *)&_member, sizeof(typeof(_member)),           \
+					      (const void *)&_object->member);                     \
+		_member;                                                                           \
+	})
+
+/* A member of the kernel's structure behind the context of a program. */
+#define CONTEXT_MEMBER(type, context, member)                                                      \
+	({                                                                                         \
+		const struct type *_context = (const struct type *)(context);                      \
+		typeof(((struct type *)0)->member) _member = 0;                                    \
+		if (HAS_CASTS) {                                                                   \
+			_context = bpf_cast_to_kern_ctx(context);                                  \
+			_member = _context->member;                                                \
+		} else {                                                                           \
+			bpf_probe_read_kernel((void *)&_member, sizeof(typeof(_member)),           \
+					      (const void *)&_context->member);                    \
+		}                                                                                  \
+		_member;                                                                           \
+	})
 
 #endif

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
  * observe: how each end reads. Runs after every receive on a socket
- * (call_trace_sock_recv_length in net/socket.c), outside its lock, in the
- * reader's context; for sockets without storage it is one load and a branch.
+ * (call_trace_sock_recv_length in net/socket.c, or before 6.3 at the end of what
+ * sock_recvmsg_nosec calls), outside its lock, in the reader's context; for sockets
+ * without storage it is one load and a branch.
  *
  * Upholds invariant 2 (evidence), supplies the counts for 3 and 4, and proposes
  * candidates.
@@ -128,11 +129,8 @@ static __always_inline bool shows_pattern(struct pair *pair, enum side side, int
 	return receives <= 4ull * turns && bytes <= (__u64)settings->message_limit * turns;
 }
 
-SEC("tp_btf/sock_recv_length")
-int observe(__u64 *ctx) /* struct sock *sk, int ret, int flags */
+static __always_inline int note_receive(struct sock *sk, int result, int flags)
 {
-	struct sock *sk = (struct sock *)ctx[0];
-	int result = (int)ctx[1], flags = (int)ctx[2];
 	struct endpoint *endpoint;
 	struct reader *reader;
 	struct pair *pair;
@@ -176,4 +174,23 @@ int observe(__u64 *ctx) /* struct sock *sk, int ret, int flags */
 	COUNT(candidates);
 	emit(EVENT_CANDIDATE, endpoint->slot, with_state(control, STATE_CANDIDATE), side);
 	return 0;
+}
+
+/* The controller loads what the kernel has: the first, or the two others. */
+SEC("?tp_btf/sock_recv_length")
+int observe(__u64 *ctx) /* struct sock *sk, int ret, int flags */
+{
+	return note_receive((struct sock *)ctx[0], (int)ctx[1], (int)ctx[2]);
+}
+
+SEC("?fexit/inet_recvmsg")
+int observe_inet(__u64 *ctx) /* struct socket *, struct msghdr *, size_t, int flags, int ret */
+{
+	return note_receive(((struct socket *)ctx[0])->sk, (int)ctx[4], (int)ctx[3]);
+}
+
+SEC("?fexit/inet6_recvmsg")
+int observe_inet6(__u64 *ctx)
+{
+	return note_receive(((struct socket *)ctx[0])->sk, (int)ctx[4], (int)ctx[3]);
 }

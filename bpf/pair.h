@@ -76,7 +76,7 @@ static __always_inline __u64 memcg_of(const struct sock *sk)
 {
 	if (!bpf_core_type_exists(struct mem_cgroup) || !bpf_core_field_exists(sk->sk_memcg))
 		return 0; /* CONFIG_MEMCG */
-	return (__u64)READ_ONCE(sk->sk_memcg);
+	return (__u64)MEMBER(sock, sk, sk_memcg);
 }
 
 #define PAGE_SHIFT 12
@@ -91,24 +91,23 @@ static __always_inline __u64 memcg_of(const struct sock *sk)
  */
 static __always_inline bool is_memory_short(__u64 memcg, __u32 size)
 {
-	const struct mem_cgroup *group;
+	const struct mem_cgroup *group = (const struct mem_cgroup *)memcg;
 	const struct page_counter *counter;
 
 	if (!memcg)
 		return false;
-	group = VIEW(mem_cgroup, memcg);
 	if (bpf_core_field_exists(group->socket_pressure) &&
-	    READ_ONCE(group->socket_pressure) > bpf_jiffies64())
+	    MEMBER(mem_cgroup, group, socket_pressure) > bpf_jiffies64())
 		return true;
-	if (!bpf_core_field_exists(group->tcpmem_active) || !group->tcpmem_active)
+	if (!bpf_core_field_exists(group->tcpmem_active) ||
+	    !MEMBER(mem_cgroup, group, tcpmem_active))
 		return false;
 	counter = &group->tcpmem;
 	for (int level = 0; level < MEMCG_LEVELS; level++) {
-		const struct page_counter *view = VIEW(page_counter, counter);
-
-		if ((__u64)view->usage.counter + (size >> PAGE_SHIFT) > view->max)
+		if ((__u64)MEMBER(page_counter, counter, usage.counter) + (size >> PAGE_SHIFT) >
+		    MEMBER(page_counter, counter, max))
 			return true;
-		counter = view->parent;
+		counter = MEMBER(page_counter, counter, parent);
 		if (!counter)
 			break;
 	}

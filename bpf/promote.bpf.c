@@ -22,17 +22,24 @@ struct bpf_iter__bpf_sk_storage_map {
  */
 #define MEMORY_WANTED (2 * 1024 * 1024)
 
-static __always_inline enum refusal_reason why_not(const struct sock *sk, const struct pair *pair,
+/* NULL only where the verifier can't know that it is one. */
+static __always_inline const struct tcp_sock *tcp_of(struct sock *sk)
+{
+	return HAS_CASTS ? VIEW(tcp_sock, sk) : bpf_skc_to_tcp_sock(sk);
+}
+
+static __always_inline enum refusal_reason why_not(struct sock *sk, const struct pair *pair,
 						   int side)
 {
 	const struct reader *reader = &pair->reader[side];
-	const struct inet_connection_sock *connection = VIEW(inet_connection_sock, sk);
-	const struct tcp_sock *tcp = VIEW(tcp_sock, sk);
+	const struct tcp_sock *tcp = tcp_of(sk);
 	__u64 received, consumed;
 
+	if (!tcp)
+		return REFUSAL_NOT_ESTABLISHED;
 	if (sk->__sk_common.skc_state != BPF_TCP_ESTABLISHED)
 		return REFUSAL_NOT_ESTABLISHED;
-	if (connection->icsk_ulp_ops)
+	if (VIEW(inet_connection_sock, tcp)->icsk_ulp_ops)
 		return REFUSAL_ULP;
 	if (sk->__sk_common.skc_flags & 1ul << bpf_core_enum_value(enum sock_flags, SOCK_ZEROCOPY))
 		return REFUSAL_ZEROCOPY;
@@ -107,14 +114,16 @@ static __always_inline __u32 notice_of(const struct sock *sk)
  * many: the receives are read before what TCP delivered, and a sample during
  * which TCP moved is not reported.
  */
-static __always_inline void report_drained(struct pair *pair, const struct sock *sk, int side,
+static __always_inline void report_drained(struct pair *pair, struct sock *sk, int side,
 					   __u32 iteration)
 {
-	const struct tcp_sock *tcp = VIEW(tcp_sock, sk);
+	const struct tcp_sock *tcp = tcp_of(sk);
 	__u64 received, delivered;
 	__u32 next, copied;
 	__u8 state;
 
+	if (!tcp)
+		return;
 	received = READ_ONCE(pair->reader[side].received_bytes);
 	barrier();
 	next = READ_ONCE(tcp->rcv_nxt);

@@ -47,17 +47,14 @@ static __always_inline int pass(struct direction *direction, enum pass_reason re
  */
 static __always_inline bool read_peer(struct peer_view *view, __u64 address, __u64 cookie)
 {
-	const struct sock *sk = VIEW(sock, address);
-	const struct tcp_sock *tcp = VIEW(tcp_sock, address);
-
-	view->copied_seq = READ_ONCE(tcp->copied_seq);
-	view->bytes_received = READ_ONCE(tcp->bytes_received);
-	view->low_water_mark = READ_ONCE(sk->sk_rcvlowat);
-	view->memcg = memcg_of(sk);
-	view->state = sk->__sk_common.skc_state;
-	view->shutdown = READ_ONCE(sk->sk_shutdown);
+	view->copied_seq = MEMBER(tcp_sock, address, copied_seq);
+	view->bytes_received = MEMBER(tcp_sock, address, bytes_received);
+	view->low_water_mark = MEMBER(sock, address, sk_rcvlowat);
+	view->memcg = memcg_of((const struct sock *)address);
+	view->state = MEMBER(sock, address, __sk_common.skc_state);
+	view->shutdown = MEMBER(sock, address, sk_shutdown);
 	barrier();
-	return (__u64)READ_ONCE(sk->__sk_common.skc_cookie.counter) == cookie;
+	return (__u64)MEMBER(sock, address, __sk_common.skc_cookie.counter) == cookie;
 }
 
 /* Counts how long one side has been talking without hearing the other. */
@@ -127,7 +124,7 @@ static __always_inline bool is_overtaken(struct direction *direction, const stru
 	 * had no memory for.
 	 */
 	if ((__s32)(peer->copied_seq - direction->behind_sequence) <= 0 ||
-	    has_empty_queue(VIEW(sock, address))) {
+	    has_empty_queue((const struct sock *)address)) {
 		direction->overtaken_since = 0;
 		return false;
 	}
@@ -299,9 +296,19 @@ static __always_inline bool queue_allows(struct direction *direction, const stru
 	return true;
 }
 
+/* NULL only where the verifier can't know that there is one. */
+static __always_inline const struct sock *sender_of(struct sk_msg_md *msg)
+{
+	struct bpf_sock *sk;
+
+	if (HAS_CASTS)
+		return CONTEXT_MEMBER(sk_msg, msg, sk);
+	sk = msg->sk;
+	return sk ? (const struct sock *)bpf_skc_to_tcp_sock(sk) : NULL;
+}
+
 static __always_inline int decide(struct sk_msg_md *msg)
 {
-	const struct sk_msg *kernel = bpf_cast_to_kern_ctx(msg);
 	struct settings *settings = get_settings();
 	enum pass_reason reason = PASS_STATE;
 	struct direction *direction;
@@ -323,7 +330,7 @@ static __always_inline int decide(struct sk_msg_md *msg)
 	 * counted the first time. The rest must follow its beginning: where that
 	 * is impossible an error is better than a hole.
 	 */
-	if (kernel->sk_redir) {
+	if (CONTEXT_MEMBER(sk_msg, msg, sk_redir)) {
 		COUNT(redirect_retries);
 		if (!endpoint || !pair)
 			return SK_DROP;
@@ -346,8 +353,10 @@ static __always_inline int decide(struct sk_msg_md *msg)
 		return pass(direction, PASS_STATE);
 
 	stream = is_stream(direction, &pair->reader[own], size, settings);
-	sk = VIEW(sock, kernel->sk);
-	write_seq = VIEW(tcp_sock, kernel->sk)->write_seq;
+	sk = sender_of(msg);
+	if (!sk)
+		return pass(direction, PASS_UNTRACKED);
+	write_seq = VIEW(tcp_sock, sk)->write_seq;
 	if (!read_peer(&peer, pair->socket[other], pair->cookie[other]))
 		return pass(direction, PASS_PEER);
 	if (is_overtaken(direction, &pair->reader[other], &peer, pair->socket[other])) {
@@ -358,8 +367,7 @@ static __always_inline int decide(struct sk_msg_md *msg)
 		return pass_behind(direction, &pair->reader[other], &peer, write_seq, PASS_STATE);
 	if (!sender_allows(sk, &reason) || !reader_allows(&peer, size, &reason) ||
 	    !queue_allows(direction, &pair->reader[other], &peer, write_seq,
-			  VIEW(tcp_sock, kernel->sk)->snd_una == write_seq, size,
-			  pair->backlog_limit,
+			  VIEW(tcp_sock, sk)->snd_una == write_seq, size, pair->backlog_limit,
 			  why_leave(pair, control, own, stream, settings->keepalive),
 			  settings->keepalive, &reason))
 		return pass_behind(direction, &pair->reader[other], &peer, write_seq, reason);
@@ -386,8 +394,7 @@ static __always_inline int decide(struct sk_msg_md *msg)
 SEC("sk_msg")
 int redirect(struct sk_msg_md *msg)
 {
-	const struct sk_msg *kernel = bpf_cast_to_kern_ctx(msg);
-	bool rest = kernel->sk_redir;
+	bool rest = CONTEXT_MEMBER(sk_msg, msg, sk_redir);
 	int verdict = decide(msg);
 
 	/* The program of a running `capture` returns SK_PASS, too. With none there the

@@ -23,6 +23,9 @@ process.on('unhandledRejection', (cause) => {
 });
 
 module.exports = class extends Spec {
+  /** Why a test was skipped. */
+  static reason = reason;
+
   constructor(runner, options) {
     super(runner, options);
     const skipped = [];

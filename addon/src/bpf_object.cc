@@ -20,6 +20,7 @@ Napi::Function BpfObject::Define(Napi::Env env) {
                          InstanceMethod<&BpfObject::StructLayout>("structLayout"),
                          InstanceMethod<&BpfObject::EnumValues>("enumValues"),
                          InstanceMethod<&BpfObject::SetMaxEntries>("setMaxEntries"),
+                         InstanceMethod<&BpfObject::LoadProgram>("loadProgram"),
                          InstanceMethod<&BpfObject::ReuseMap>("reuseMap"),
                          InstanceMethod<&BpfObject::Load>("load"),
                          InstanceMethod<&BpfObject::Map>("map"),
@@ -82,6 +83,18 @@ void BpfObject::ReuseMap(const Napi::CallbackInfo& info) {
   const int error = loaded_ ? -EBUSY : bpf_map__reuse_fd(map, existing.Descriptor());
   if (error != 0) {
     throw NativeError(info.Env(), {.error = error, .operation = kOperation, .object = name});
+  }
+}
+
+void BpfObject::LoadProgram(const Napi::CallbackInfo& info) {
+  static constexpr const char* kOperation = "bpf_program__set_autoload";
+  const std::string name = StringArgument(info, 0, "programName");
+  bpf_program* program = bpf_object__find_program_by_name(Get(info, kOperation), name.c_str());
+  const int error = program == nullptr ? -ENOENT : bpf_program__set_autoload(program, true);
+  if (error != 0) {
+    // libbpf says EINVAL of an object that is loaded.
+    throw NativeError(info.Env(),
+                      {.error = loaded_ ? -EBUSY : error, .operation = kOperation, .object = name});
   }
 }
 

@@ -18,6 +18,7 @@ class BpfObject : public Napi::ObjectWrap<BpfObject> {
   Napi::Value StructLayout(const Napi::CallbackInfo& info);
   Napi::Value EnumValues(const Napi::CallbackInfo& info);
   void SetMaxEntries(const Napi::CallbackInfo& info);
+  void LoadProgram(const Napi::CallbackInfo& info);
   void ReuseMap(const Napi::CallbackInfo& info);
   void Load(const Napi::CallbackInfo& info);
   Napi::Value Map(const Napi::CallbackInfo& info);

@@ -2,12 +2,14 @@
  * The kernel's half of a capture (bpf/capture.bpf.c), loaded for it and held by this process alone: nothing of it is
  * pinned, and it goes with the process however that ends.
  */
+import { release } from 'node:os';
 import { setImmediate, setTimeout } from 'node:timers/promises';
 
 import { type BpfLink, type BpfMap, BpfObject, rcuBarrier, RingBuffer } from '../../addon/index.js';
 import type { Datapath } from '../datapath/datapath.js';
 import { Layout, Records } from '../datapath/layout.js';
 import { UserError } from '../errors.js';
+import { CAPTURE_FEATURES, requireKernel } from '../probe/kernel.js';
 import { type CaptureRecord, RecordDecoder } from './record.js';
 import type { PairName } from './streams.js';
 
@@ -39,9 +41,10 @@ export class Tap {
   /**
    * Loads it; {@link start} attaches.
    * @param snaplen bytes wanted of each message
-   * @throws UserError if the datapath was loaded by a version that can't capture, or a capture runs already
+   * @throws UserError if the kernel or the version that loaded the datapath can't capture, or a capture runs already
    */
   constructor(datapath: Datapath, objectFile: string, snaplen: number) {
+    requireKernel(release(), CAPTURE_FEATURES);
     this.#slot = freeSlot(datapath);
     this.#object = BpfObject.open(objectFile);
     datapath.shareMaps(this.#object);

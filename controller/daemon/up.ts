@@ -27,7 +27,7 @@ import {
 } from '../probe/host.js';
 import { type GateFacts, gateFacts, MEANING, TRY_AGAIN } from '../probe/findings.js';
 import { GateError, type GateResult, runGate } from '../probe/gate.js';
-import { requireKernel } from '../probe/kernel.js';
+import { ADOPT_FEATURES, requireKernel } from '../probe/kernel.js';
 import { type KernelNames, kernelNames, parseKernel } from '../probe/kernel-version.js';
 import { knownBugs } from '../probe/known-bugs.js';
 import { Adoption } from '../adopt/adopt.js';
@@ -97,6 +97,7 @@ export async function up(options: UpOptions, environment: UpEnvironment): Promis
   const root = cgroupRoot();
   const cgroupDir = options.cgroup === undefined ? wholeHost() : requireCgroup(options.cgroup);
   requireKernel(environment.kernel?.release ?? release());
+  if (options.adoptObjectFile !== undefined) requireKernel(environment.kernel?.release ?? release(), ADOPT_FEATURES);
 
   requirePinDir(options.pinDir);
   refuseSecondInstance(options.pinDir, cgroupDir);

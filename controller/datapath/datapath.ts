@@ -10,6 +10,7 @@ import { dirname, join, resolve } from 'node:path';
 
 import { BpfLink, BpfMap, BpfObject, NativeError, cgroupId, possibleCpus } from '../../addon/index.js';
 import { UserError } from '../errors.js';
+import { receiveSource } from '../probe/kernel.js';
 import { Layout, Records } from './layout.js';
 import { PairTable, SIDES, type Side } from './pair-table.js';
 import { ControllerCounters, DEFAULT_TUNING, Settings } from './settings.js';
@@ -34,7 +35,9 @@ type Maps = Record<MapName, BpfMap>;
 
 /** In the order of attachment: what feeds others comes last. */
 const LINK_NAMES = ['promote', 'observe', 'identify'] as const;
-type Links = Record<(typeof LINK_NAMES)[number], BpfLink>;
+/** Where two programs are needed to see every receive, the second. */
+const SECOND_LINK = 'observe_inet6';
+type Links = Record<(typeof LINK_NAMES)[number], BpfLink> & { [SECOND_LINK]?: BpfLink };
 
 export interface LoadOptions {
   /** The compiled object file. */
@@ -130,6 +133,9 @@ export class Datapath {
       object.setMaxEntries('pairs', options.maxPairs);
       object.setMaxEntries('free_slots', options.maxPairs);
       object.setMaxEntries('sockets', 2 * options.maxPairs);
+      // Where the kernel has neither, loading says so.
+      const [source = 'observe', second] = receiveSource() ?? [];
+      for (const name of [source, second]) if (name !== undefined) object.loadProgram(name);
       object.load();
       const maps = Object.fromEntries(MAP_NAMES.map((name) => [name, object.map(name)])) as Maps;
       if (pinDir !== undefined) for (const name of MAP_NAMES) maps[name].pin(join(pinDir, name));
@@ -139,10 +145,11 @@ export class Datapath {
       object.program('redirect').attachSockmap(maps.sockets);
       const links: Links = {
         promote: object.program('promote').attachIterator(maps.endpoints),
-        observe: object.program('observe').attachTracepoint(),
+        observe: object.program(source).attachTracepoint(),
+        ...(second !== undefined && { [SECOND_LINK]: object.program(second).attachTracepoint() }),
         identify: object.program('identify').attachCgroup(options.cgroupDir),
       };
-      if (pinDir !== undefined) for (const name of LINK_NAMES) links[name].pin(linkPin(pinDir, name));
+      if (pinDir !== undefined) for (const [name, link] of Object.entries(links)) link.pin(linkPin(pinDir, name));
       const datapath = new Datapath(pinDir, new Layout(BpfObject.open(options.objectFile)), maps, links);
       datapath.settings.maxPairs = options.maxPairs;
       datapath.settings.attachedCgroup = cgroupId(options.cgroupDir);
@@ -167,7 +174,8 @@ export class Datapath {
   static adopt(objectFile: string, pinDir: string): Datapath {
     const object = BpfObject.open(objectFile);
     const maps = Object.fromEntries(MAP_NAMES.map((name) => [name, BpfMap.open(join(pinDir, name))])) as Maps;
-    const links = Object.fromEntries(LINK_NAMES.map((name) => [name, BpfLink.open(linkPin(pinDir, name))])) as Links;
+    const names = [...LINK_NAMES, SECOND_LINK].filter((name) => existsSync(linkPin(pinDir, name)));
+    const links = Object.fromEntries(names.map((name) => [name, BpfLink.open(linkPin(pinDir, name))])) as Links;
     const layout = new Layout(object);
     const pinned = pinnedAbiVersion(pinDir);
     if (pinned !== ABI_VERSION) {
@@ -182,7 +190,7 @@ export class Datapath {
   /** Removes pins; whatever nobody else holds is freed by the kernel. The directory, and its lock, stay. */
   static removePins(pinDir: string): void {
     if (!existsSync(pinDir)) return;
-    for (const name of [...LINK_NAMES].reverse().map((link) => linkPin(pinDir, link))) unlinkIfThere(name);
+    for (const name of [SECOND_LINK, ...LINK_NAMES].reverse()) unlinkIfThere(linkPin(pinDir, name));
     for (const name of MAP_NAMES) unlinkIfThere(join(pinDir, name));
   }
 
@@ -304,7 +312,7 @@ export class Datapath {
 
   /** Closes this process's handles; pinned things stay. */
   close(): void {
-    for (const name of LINK_NAMES) this.#links[name].close();
+    for (const link of Object.values(this.#links)) link.close();
     for (const name of MAP_NAMES) this.#maps[name].close();
   }
 

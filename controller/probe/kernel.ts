@@ -29,16 +29,37 @@ export const FEATURES: readonly Feature[] = [
     present: () => kernelBtfHas('struct', 'bpf_iter__bpf_sk_storage_map'),
   },
   {
-    name: 'the kernel functions bpf_cast_to_kern_ctx and bpf_rdonly_cast',
-    since: '6.2',
-    present: () => kernelBtfHas('func', 'bpf_cast_to_kern_ctx') && kernelBtfHas('func', 'bpf_rdonly_cast'),
-  },
-  {
-    name: 'the tracepoint sock_recv_length',
+    name: 'the tracepoint sock_recv_length, or functions inet_recvmsg and inet6_recvmsg to trace',
     since: '6.3',
-    present: () => kernelBtfHas('typedef', 'btf_trace_sock_recv_length'),
+    present: () => receiveSource() !== undefined,
   },
 ];
+
+const CASTS: Feature = {
+  name: 'the kernel functions bpf_cast_to_kern_ctx and bpf_rdonly_cast',
+  since: '6.2',
+  present: () => kernelBtfHas('func', 'bpf_cast_to_kern_ctx') && kernelBtfHas('func', 'bpf_rdonly_cast'),
+};
+
+/** What bpf/adopt.bpf.c needs besides. */
+export const ADOPT_FEATURES: readonly Feature[] = [CASTS];
+
+/** What bpf/capture.bpf.c needs besides. */
+export const CAPTURE_FEATURES: readonly Feature[] = [
+  CASTS,
+  {
+    name: 'the tracepoint sock_send_length',
+    since: '6.3',
+    present: () => kernelBtfHas('typedef', 'btf_trace_sock_send_length'),
+  },
+];
+
+/** The programs of bpf/observe.bpf.c that see every receive on this kernel; undefined: none do. */
+export function receiveSource(): readonly string[] | undefined {
+  if (kernelBtfHas('typedef', 'btf_trace_sock_recv_length')) return ['observe'];
+  const traced = ['inet_recvmsg', 'inet6_recvmsg'].every((name) => kernelBtfHas('func', name));
+  return traced ? ['observe_inet', 'observe_inet6'] : undefined;
+}
 
 /** The first feature that is missing; later ones may depend on it. */
 export function missingFeature(features: readonly Feature[] = FEATURES): Feature | undefined {

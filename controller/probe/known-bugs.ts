@@ -3,7 +3,7 @@
  *
  * Ranges are those of the CVE records (kernel.org is their author), from the first
  * release that has the bug up to, but without, the first that has the fix. Series that ended
- * without a fix lie within a range. Releases before 6.2 lack what the datapath needs anyway.
+ * without a fix lie within a range.
  */
 import { compareLevels, type KernelVersion, parseLevel } from './kernel-version.js';
 

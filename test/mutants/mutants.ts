@@ -113,7 +113,7 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'guards by the sums alone',
     file: REDIRECT,
     from: ` <= 0 ||
-	    has_empty_queue(VIEW(sock, address))) {`,
+	    has_empty_queue((const struct sock *)address)) {`,
     to: ' <= 0) {',
     tests: '2: sums that never add up',
   },
@@ -259,7 +259,7 @@ export const MUTANTS: readonly Mutant[] = [
     invariant: 6,
     name: 'does not compare the cookie of the peer',
     file: REDIRECT,
-    from: 'return (__u64)READ_ONCE(sk->__sk_common.skc_cookie.counter) == cookie;',
+    from: 'return (__u64)MEMBER(sock, address, __sk_common.skc_cookie.counter) == cookie;',
     to: 'return cookie != 0;',
     tests: '6: peer identity',
   },

@@ -3,7 +3,14 @@ import assert from 'node:assert/strict';
 
 import { EXIT, UserError } from '../../controller/errors.js';
 import { missingCapabilities, parseMounts, whyNotWake } from '../../controller/probe/host.js';
-import { type Feature, FEATURES, missingFeature, requireKernel } from '../../controller/probe/kernel.js';
+import {
+  ADOPT_FEATURES,
+  CAPTURE_FEATURES,
+  type Feature,
+  FEATURES,
+  missingFeature,
+  requireKernel,
+} from '../../controller/probe/kernel.js';
 
 describe('probe', () => {
   describe('mounts', () => {
@@ -88,7 +95,7 @@ describe('probe', () => {
     });
 
     it('have names and releases that a person can use', () => {
-      for (const { name, since } of FEATURES) {
+      for (const { name, since } of [...FEATURES, ...ADOPT_FEATURES, ...CAPTURE_FEATURES]) {
         assert.match(since, /^\d\.\d+$/);
         assert.match(name, /^[^\n:]+$/);
       }
