@@ -12,6 +12,7 @@
         "src/btf_layout.cc",
         "src/cgroup.cc",
         "src/cgroup_list.cc",
+        "src/cgroup_name.cc",
         "src/directory_lock.cc",
         "src/file_descriptor.cc",
         "src/filesystem.cc",
@@ -23,8 +24,6 @@
         "src/rcu_barrier.cc",
         "src/ring_buffer.cc",
         "src/send_datagram.cc",
-        "src/set_socket_options.cc",
-        "src/wake_socket.cc",
       ],
       "defines": [
         "NAPI_VERSION=8",

@@ -76,15 +76,6 @@ export interface StructLayout {
   readonly members: readonly StructMember[];
 }
 
-/** A socket of another process, and the value of an option. */
-export interface BorrowedSocket {
-  readonly process: number;
-  readonly descriptor: number;
-  /** What /proc/PID/fd shows in brackets. */
-  readonly inode: number;
-  readonly value: Uint8Array;
-}
-
 /** A compiled BPF object file. Types can be read before load() and without privileges. */
 export interface BpfObject {
   /** @throws NativeError ENOENT when the object has no such struct, union or typedef of one. */
@@ -212,6 +203,13 @@ export interface BpfMap {
    * when the last user goes (kernel/bpf/arraymap.c:prog_array_map_clear).
    */
   sockmapProgramMap(name: string): BpfMap | undefined;
+  /**
+   * As {@link BpfObject.structLayout} of the object that made this map, from the kernel's copy of its BTF.
+   * @throws NativeError ENOENT also where the map has none; EPERM without CAP_SYS_ADMIN (BPF_BTF_GET_FD_BY_ID)
+   */
+  structLayout(name: string): StructLayout;
+  /** Likewise {@link BpfObject.enumValues}. */
+  enumValues(name: string): Record<string, number>;
   close(): void;
 }
 
@@ -248,6 +246,14 @@ export interface CgroupList {
   readonly milliseconds: number;
 }
 
+/** Names are the kernel's copies of their first 15 characters, and need CAP_SYS_ADMIN. */
+export interface AttachedProgram {
+  readonly id: number;
+  readonly name?: string;
+  /** Of the maps that it uses. */
+  readonly maps?: readonly string[];
+}
+
 interface Binding {
   setErrorClass: (errorClass: typeof NativeError) => void;
   BpfObject: {
@@ -275,14 +281,9 @@ interface Binding {
   cgroupPath: (id: bigint, mountDir: string) => string | undefined;
   listCgroups: (mountDir: string) => Promise<CgroupList>;
   listCgroupsSync: (mountDir: string) => CgroupList;
-  attachedPrograms: (
-    cgroupDir: string,
-    type: 'sock_ops' | 'setsockopt',
-  ) => { readonly id: number; readonly name?: string }[];
+  attachedPrograms: (cgroupDir: string, type: 'sock_ops' | 'setsockopt', effective?: boolean) => AttachedProgram[];
   fileSystemType: (path: string) => 'bpf' | 'cgroup2' | 'tmpfs' | 'other';
   mountBpf: (dir: string) => void;
-  wakeSocket: (process: number, descriptor: number, cookie: bigint) => Promise<boolean>;
-  setSocketOptions: (sockets: readonly BorrowedSocket[], level: number, option: number) => Promise<number[]>;
   sendDatagram: (path: string, text: string) => void;
   rcuBarrier: (method?: 'auto' | 'map') => Promise<void>;
   kernelBtfHas: (kind: 'struct' | 'func' | 'typedef', name: string) => boolean;
@@ -312,6 +313,8 @@ export const BpfMap = native.BpfMap;
 export const RingBuffer = native.RingBuffer;
 export const DirectoryLock = native.DirectoryLock;
 
+// Paths of cgroups, here and below, have '\' and three octal digits for a byte that is no UTF-8, and for a '\' in front
+// of three such digits.
 /** The 64-bit id of a cgroup v2 directory, as bpf_get_current_cgroup_id() and others give it. */
 export const cgroupId = native.cgroupId;
 
@@ -331,28 +334,16 @@ export const listCgroups = native.listCgroups;
 /** The same in this thread. */
 export const listCgroupsSync = native.listCgroupsSync;
 
-/** The programs of one attach type on this very cgroup, without those of its ancestors; names need CAP_SYS_ADMIN. */
+/**
+ * The programs of one attach type on this very cgroup; with `effective` all that run for it, those of its ancestors,
+ * too, also beyond what a cgroup namespace shows.
+ */
 export const attachedPrograms = native.attachedPrograms;
 
 export const fileSystemType = native.fileSystemType;
 
 /** Mounts a BPF file system on a directory, for root only (mode 0700, nosuid, nodev, noexec). */
 export const mountBpf = native.mountBpf;
-
-/**
- * Wakes whoever waits for a TCP socket of another process, edge-triggered ones, too, if there is input or room for
- * output: pidfd_getfd(2), then SO_RCVLOWAT and TCP_NOTSENT_LOWAT set to what they are (tcp_set_rcvlowat calls
- * tcp_data_ready, do_tcp_setsockopt sk_write_space; net/ipv4/tcp.c). Resolves to false, and does nothing, when the
- * descriptor is gone or not the socket with this SO_COOKIE. Needs CAP_SYS_PTRACE over the process.
- */
-export const wakeSocket = native.wakeSocket;
-
-/**
- * Sets an option on sockets of other processes, one after the other: pidfd_getfd(2), then setsockopt(2). Each has a
- * SO_COOKIE afterwards. Resolves to an errno number for each, 0 where it was set; ENOENT, ESRCH or EBADF where the
- * descriptor is gone or not this socket any more. Needs CAP_SYS_PTRACE over the processes.
- */
-export const setSocketOptions = native.setSocketOptions;
 
 /**
  * Sends one datagram to a Unix socket; '@' in front of a name puts it into the abstract namespace, as sd_notify(3) has

@@ -12,7 +12,7 @@ import type { GateFacts } from '../controller/probe/findings.js';
 import { cgroupRoot } from '../controller/probe/host.js';
 import { cgroupTotals } from '../controller/view/totals.js';
 import { policyOf } from '../test/kernel/support/stack.js';
-import { OBJECT_FILE, ROOT } from '../test/kernel/support/sandbox.js';
+import { BORROW_PROGRAM, OBJECT_FILE, ROOT } from '../test/kernel/support/sandbox.js';
 
 export interface Loaded {
   /** Messages redirected since it was loaded; null where that is not counted. */
@@ -44,6 +44,7 @@ export function loadSlipstream(cgroupDir: string, gate: GateFacts | undefined, p
     cgroups,
     policy: compilePolicy(policyOf(policy)),
     gate,
+    borrowProgram: BORROW_PROGRAM,
     log: pino({ level: 'silent' }),
   });
   controller.start();
@@ -60,12 +61,28 @@ export function loadSlipstream(cgroupDir: string, gate: GateFacts | undefined, p
 /** The tracepoint program that looks at every receive on the machine, without anything it could find. */
 export function loadTracepoint(): Loaded {
   const object = BpfObject.open(OBJECT_FILE);
+  object.loadProgram('observe');
   object.load();
   const link = object.program('observe').attachTracepoint();
   return {
     redirected: () => 0,
     remove: () => {
       link.close();
+      object.close();
+      return Promise.resolve();
+    },
+  };
+}
+
+/** Programs that do nothing, or hardly anything, where the datapath has its own (test/fixtures/empty.bpf.c). */
+export function loadEmpty(cgroupDir: string, sockops: 'empty_establish' | 'empty_remember'): Loaded {
+  const object = BpfObject.open(join(ROOT, 'build', 'fixtures', 'empty.bpf.o'));
+  object.load();
+  const links = [object.program(sockops).attachCgroup(cgroupDir), object.program('empty_receive').attachTracepoint()];
+  return {
+    redirected: () => 0,
+    remove: () => {
+      for (const link of links) link.close();
       object.close();
       return Promise.resolve();
     },

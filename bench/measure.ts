@@ -1,7 +1,7 @@
 /** One row: rounds in which every column runs once, in turns, because machines drift. */
 import type { GateFacts } from '../controller/probe/findings.js';
 import type { Sandbox } from '../test/kernel/support/sandbox.js';
-import { type Loaded, loadNaive, loadSlipstream, loadTracepoint, NOTHING } from './datapaths.js';
+import { type Loaded, loadEmpty, loadNaive, loadSlipstream, loadTracepoint, NOTHING } from './datapaths.js';
 import type { Overhead, Row } from './format.js';
 import { type Network, Place, type Role } from './place.js';
 import { columnsOf, type OverheadKind, OVERHEADS, type PlannedOverhead, type PlannedRow } from './plan.js';
@@ -95,6 +95,8 @@ export async function measureOverhead(
 
 function loadOverhead(bench: Bench, kind: OverheadKind, policy: string | undefined): Loaded {
   if (kind === 'tracepoint') return loadTracepoint();
+  if (kind === 'empty') return loadEmpty(bench.sandbox.cgroup, 'empty_establish');
+  if (kind === 'remember') return loadEmpty(bench.sandbox.cgroup, 'empty_remember');
   const attached =
     kind === 'outside' ? bench.elsewhere : kind === 'remote' ? bench.cgroups.client : bench.sandbox.cgroup;
   return loadSlipstream(attached, bench.gate, policy);

@@ -21,7 +21,8 @@ export interface PlannedRow {
 
 /**
  * What is loaded in an overhead row beside its traffic. outside: the datapath, attached to another cgroup. remote: the
- * datapath, which the client's end belongs to and the server's does not. tracepoint: the program `observe` alone.
+ * datapath, which the client's end belongs to and the server's does not. tracepoint: the program `observe` alone. empty,
+ * remember: see test/fixtures/empty.bpf.c.
  */
 export const OVERHEADS = {
   outside: 'a process outside every policy',
@@ -31,6 +32,8 @@ export const OVERHEADS = {
   connect: 'connect and close, paired',
   remote: 'a remote peer',
   tracepoint: 'the tracepoint alone',
+  empty: 'programs that do nothing in the same places',
+  remember: 'the same, and storage for each socket',
 } as const;
 export type OverheadKind = keyof typeof OVERHEADS;
 
@@ -121,16 +124,23 @@ function overhead(kind: OverheadKind, workload: Workload, path: Path = 'loopback
 
 const quietly = (workload: Workload): Workload => ({ ...workload, redirects: false });
 const [smallPingPong] = pingPong(64).map(quietly) as [Workload];
+const watchedStream = (size: number): Workload => ({
+  ...quietly(exchange('stream', size)),
+  policy: 'version: 1\ndefaults: { streams: tcp }\n',
+});
 
 export const OVERHEAD_ROWS: readonly PlannedOverhead[] = [
   overhead('outside', smallPingPong, 'loopback', true),
   overhead('outside', quietly(exchange('stream', 64))),
   overhead('outside', connect()),
   overhead('tracepoint', smallPingPong),
+  overhead('empty', smallPingPong),
+  overhead('empty', connect()),
+  overhead('remember', connect()),
   overhead('observe', { ...smallPingPong, policy: 'version: 1\ndefaults: { action: observe }\n' }),
   overhead('tcp', { ...smallPingPong, policy: 'version: 1\ndefaults: { action: tcp }\n' }),
-  overhead('watched', exchange('stream', 64)),
-  overhead('watched', exchange('stream', 64 * KIB)),
+  overhead('watched', watchedStream(64)),
+  overhead('watched', watchedStream(64 * KIB)),
   overhead('connect', connect(), 'loopback', true),
   overhead('remote', connect(), 'bridge', true),
   overhead('remote', smallPingPong, 'bridge'),

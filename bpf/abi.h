@@ -15,10 +15,11 @@
 
 #include <linux/types.h>
 
-/* Raised whenever a layout or a meaning below changes; pins of another version
- * are drained and replaced, never adopted.
+/* Raised whenever a layout or a meaning below changes; pins of an earlier version
+ * are drained and replaced, never adopted. What a drain goes by keeps its name and
+ * meaning in every version: DRAIN_CONTRACT in controller/datapath/drainable.ts.
  */
-#define SLIPSTREAM_ABI_VERSION 3
+#define SLIPSTREAM_ABI_VERSION 4
 
 #define CACHE_LINE 64
 #define COMM_LENGTH 16 /* TASK_COMM_LEN */
@@ -35,7 +36,8 @@ enum side {
  * claim, so that a word read earlier can't be mistaken for a later pair's.
  * Who may change it: the sockops program FREE→HALF→JOINING→OBSERVED and
  * anything→FREE; observe OBSERVED→CANDIDATE; the controller everything between
- * CANDIDATE and LEAVING. Every change is a compare-and-swap.
+ * CANDIDATE and LEAVING, and OBSERVED→APPROVED for what it took back to be measured.
+ * Every change is a compare-and-swap.
  */
 enum pair_state {
 	STATE_FREE = 0,
@@ -141,6 +143,8 @@ enum demotion_reason {
 	DEMOTION_REQUESTED, /* down, or a person */
 	DEMOTION_MEMORY, /* the limit on an end's memory is near */
 	DEMOTION_FORGED, /* a second client claimed its handshake */
+	DEMOTION_MEASURED, /* its speed on TCP is measured, for `bench --port` or as a stream's */
+	DEMOTION_SLOWER, /* a stream that TCP was measured to carry as fast or faster */
 	DEMOTION_REASONS,
 };
 
@@ -205,6 +209,7 @@ struct direction {
 	__u64 behind_received;
 	__u8 behind; /* the two are valid */
 	__u8 overtaken; /* certain: nothing more is sent */
+	__u8 stream; /* by the controller: a one-way run is redirected, too */
 } __attribute__((aligned(CACHE_LINE)));
 
 /* Written by the receiving side after each receive. One cache line. */
@@ -245,6 +250,7 @@ struct pair {
 	__u32 promotions; /* how often this pair was inserted */
 	__u32 adopted; /* it was a connection before the datapath was there */
 	__u64 stalled_ns[2]; /* by the controller: since when this reader has taken nothing; 0 */
+	__u64 stream_retry_ns; /* no candidate as a stream before this time */
 
 	/* The observation window: touched by both readers until CANDIDATE. */
 	__u32 last_reader __attribute__((aligned(CACHE_LINE))); /* side + 1 */
@@ -267,7 +273,7 @@ struct endpoint {
 	__u32 slot;
 	__u32 generation;
 	__u32 side;
-	__u32 reserved;
+	__u32 closed; /* it was counted in pair.closed: from then on the slot may be another's */
 };
 
 /* One entry of the direct-mapped table that joins the two handshakes. */
@@ -292,6 +298,7 @@ enum gate_finding {
 	GATE_SIGNAL, /* interrupts a blocking receive with EINTR */
 	GATE_KNOWN_BUG, /* this release has a bug that forbids promotion */
 	GATE_ACCEPTED_BUG, /* it has one, and a person accepted that */
+	GATE_ZEROCOPY, /* MSG_ZEROCOPY on a promoted socket is completed */
 };
 
 /* Written by the controller, read by the programs. */
@@ -306,11 +313,14 @@ struct settings {
 	__u32 pass; /* number of the iterator's present run */
 	__u32 leave; /* for the controller: `down` takes over */
 	__u32 keepalive; /* ticks after which a message goes over TCP; 0: never */
+	__u32 stream_bytes; /* without turns that make a candidate as a stream; 0: none is */
+	__u32 alive; /* by the controller, over and over: ticks */
 	__u64 attached_cgroup;
 	__u64 loaded_ns;
 	char version[VERSION_LENGTH]; /* of the project that loaded the programs */
 	__u32 gate_failed; /* bits of enum gate_finding, for people */
 	__u32 gate_unknown; /* likewise: could not be found out */
+	__u64 measurement; /* asked of the controller by `bench --port`; no program reads it */
 };
 
 /* One a CPU; the controller adds them up. */

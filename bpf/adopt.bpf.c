@@ -43,6 +43,16 @@ static __always_inline bool is_quiet(const struct sock *sk, const struct tcp_soc
 	       !sk->sk_shutdown && !sk->sk_err;
 }
 
+/* Whether receives bring control data (tcp_recv_timestamp, TCP_INQ), which the kernel writes to the
+ * reader's memory, and may sleep for that, after it has let go of the lock and before it counts.
+ */
+static __always_inline bool has_control_data(const struct sock *sk, const struct tcp_sock *tcp)
+{
+	return BPF_CORE_READ_BITFIELD(tcp, recvmsg_inq) || sk->sk_tsflags ||
+	       sk->__sk_common.skc_flags &
+		       1ul << bpf_core_enum_value(enum sock_flags, SOCK_RCVTSTAMP);
+}
+
 static __always_inline void describe(struct adoption *adoption, const struct sock *sk,
 				     const struct tcp_sock *tcp)
 {
@@ -80,7 +90,7 @@ static __always_inline bool tie(const struct adoption *adoption, struct pair *pa
 
 	fill_side(pair, side, socket, adoption->cookie);
 	pair->reader[side].received_bytes = adoption->received;
-	barrier();
+	keep_order();
 	bpf_sk_storage_delete(&endpoints, sk); /* of an earlier pair, if there is any */
 	return bpf_sk_storage_get(&endpoints, sk, &endpoint, BPF_SK_STORAGE_GET_F_CREATE);
 }
@@ -99,7 +109,7 @@ static __always_inline enum adoption_answer be_client(struct adoption *adoption,
 		return_slot(pair, slot);
 		return ADOPTION_STORAGE;
 	}
-	barrier();
+	keep_order();
 	pair->control = with_state(control, STATE_HALF);
 	adoption->slot = slot;
 	adoption->control = pair->control;
@@ -141,7 +151,8 @@ static __always_inline void answer(struct adoption *adoption, struct bpf_sock *s
 
 	/* With SO_RCVLOWAT a receive may wait in its middle, see controller/adopt/settle.ts. */
 	if (sk->protocol != IPPROTO_TCP || sk->state != BPF_TCP_ESTABLISHED ||
-	    VIEW(sock, socket)->sk_rcvlowat > 1 || BPF_CORE_READ_BITFIELD(tcp, repair)) {
+	    VIEW(sock, socket)->sk_rcvlowat > 1 || BPF_CORE_READ_BITFIELD(tcp, repair) ||
+	    has_control_data(VIEW(sock, socket), tcp)) {
 		adoption->answer = ADOPTION_UNSUITABLE;
 		return;
 	}
@@ -178,6 +189,17 @@ static __always_inline void answer(struct adoption *adoption, struct bpf_sock *s
 	}
 }
 
+/*
+ * What other programs have made of the option stands. A value that is longer than what programs get
+ * to see (a page) is an error unless one of them says that it is the caller's own.
+ */
+static __always_inline int leave_alone(struct bpf_sockopt *ctx)
+{
+	if (ctx->optlen > (__s64)(ctx->optval_end - ctx->optval))
+		ctx->optlen = 0;
+	return 1;
+}
+
 SEC("cgroup/setsockopt")
 int adopt(struct bpf_sockopt *ctx)
 {
@@ -188,15 +210,11 @@ int adopt(struct bpf_sockopt *ctx)
 	__u32 index = 0;
 
 	if (ctx->level != IPPROTO_TCP || ctx->optname != ADOPTION_OPTION ||
-	    (void *)(request + 1) > ctx->optval_end) {
-		ctx->optlen = 0; /* the caller's own value, however long */
-		return 1;
-	}
+	    (void *)(request + 1) > ctx->optval_end)
+		return leave_alone(ctx);
 	settings = bpf_map_lookup_elem(&adoption_settings, &index);
-	if (!settings || request->nonce != settings->nonce) {
-		ctx->optlen = 0;
-		return 1;
-	}
+	if (!settings || request->nonce != settings->nonce)
+		return leave_alone(ctx);
 	index = request->index;
 	adoption = bpf_map_lookup_elem(&adoptions, &index);
 	sk = ctx->sk;

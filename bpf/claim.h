@@ -57,7 +57,7 @@ static __always_inline struct pair *take_slot(__u64 key, __u32 *slot, __u32 *con
 		return NULL;
 	*control = (generation_of(pair->control) + 1) << GENERATION_SHIFT;
 	pair->control = with_state(*control, STATE_CLOSED);
-	barrier();
+	keep_order();
 	__builtin_memset(&pair->closed, 0, sizeof(*pair) - offsetof(struct pair, closed));
 	pair->key = key;
 	pair->created_ns = bpf_ktime_get_ns();

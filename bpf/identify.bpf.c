@@ -49,7 +49,7 @@ static __always_inline void remember_handshake(struct bpf_sock_ops *ctx)
 	if (!handshake)
 		return;
 	handshake->claim = 0;
-	barrier();
+	keep_order();
 	handshake->key = key;
 }
 
@@ -83,6 +83,7 @@ static __always_inline bool tie(struct bpf_sock_ops *ctx, __u32 slot, __u32 cont
 	endpoint->slot = slot;
 	endpoint->generation = generation_of(control);
 	endpoint->side = side;
+	endpoint->closed = 0;
 	/* Other sockops programs may have asked for callbacks of their own. */
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 	return true;
@@ -185,7 +186,7 @@ static __always_inline void claim(struct bpf_sock_ops *ctx)
 		return_slot(pair, slot);
 		return;
 	}
-	barrier();
+	keep_order();
 	pair->control = with_state(control, STATE_HALF);
 	other = __sync_val_compare_and_swap(&handshake->claim, 0,
 					    (__u64)generation_of(control) << 32 | (slot + 1));
@@ -316,15 +317,15 @@ static __always_inline void release(struct bpf_sock_ops *ctx)
 	if (!sk)
 		return;
 	endpoint = bpf_sk_storage_get(&endpoints, sk, NULL, 0);
-	if (!endpoint)
+	/* It may reach TCP_CLOSE twice (tcp_done), and the slot be taken anew meanwhile. */
+	if (!endpoint || endpoint->closed)
 		return;
+	endpoint->closed = 1;
 	pair = pair_of(endpoint, &control);
 	if (!pair)
 		return;
 	bit = 1 << (endpoint->side & 1);
 	before = __sync_fetch_and_or(&pair->closed, bit);
-	if (before & bit)
-		return;
 	/* The rest of its life is TCP's own: tcp_bpf_sendmsg would report its error
 	 * again and again.
 	 */

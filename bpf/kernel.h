@@ -121,6 +121,7 @@ struct sock_common {
 struct sock {
 	struct sock_common __sk_common;
 	int sk_rcvlowat;
+	__u32 sk_tsflags;
 	int sk_err;
 	void *sk_user_data;
 	struct mem_cgroup *sk_memcg;
@@ -146,6 +147,7 @@ struct tcp_sock {
 	__u32 rcv_nxt;
 	__u64 bytes_received;
 	__u8 repair : 1;
+	__u8 recvmsg_inq : 1;
 	bool is_mptcp;
 };
 
@@ -201,7 +203,8 @@ struct sk_msg {
 };
 
 enum sock_flags {
-	SOCK_ZEROCOPY = 1, /* the value is relocated */
+	SOCK_ZEROCOPY = 1, /* the values are relocated */
+	SOCK_RCVTSTAMP = 2,
 };
 
 /* The functions that the verifier knows by themselves (kernel/bpf/verifier.c). */
@@ -213,6 +216,22 @@ enum special_kfunc_type {
 
 /* A load that the compiler neither repeats nor moves. */
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
+
+/* Other processors see the loads before it before those after it, and the stores likewise.
+ * x86 does that by itself. On arm64 an atomic operation that returns what was there is a
+ * full barrier (arch/arm64/net/bpf_jit_comp.c), whatever it operates on.
+ */
+#ifdef __TARGET_ARCH_arm64
+#define keep_order()                                                                               \
+	do {                                                                                       \
+		volatile __u64 _word = 0;                                                          \
+		barrier();                                                                         \
+		__sync_lock_test_and_set(&_word, 1);                                               \
+		barrier();                                                                         \
+	} while (0)
+#else
+#define keep_order() barrier()
+#endif
 
 /* kernel/bpf/helpers.c, both since 6.2. Where they are missing, no call is left. */
 extern void *bpf_cast_to_kern_ctx(void *context) __ksym __weak;

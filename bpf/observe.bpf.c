@@ -97,6 +97,27 @@ static __always_inline bool has_crossed(struct reader *reader)
 	return true;
 }
 
+static __always_inline void start_window(struct pair *pair)
+{
+	pair->turns = 0;
+	pair->window_receives = 0;
+	pair->window_bytes = 0;
+}
+
+/*
+ * A window that is full of bytes: the controller finds out by measurement which way
+ * is the faster. The window stays as it is, which tells it what the candidate is.
+ */
+static __always_inline bool may_be_stream(struct pair *pair)
+{
+	__u64 now = bpf_ktime_get_ns();
+
+	if (now >= pair->stream_retry_ns && now >= pair->retry_ns)
+		return true;
+	start_window(pair);
+	return false;
+}
+
 /*
  * Request and response make the receiving side alternate, a stream does not. A
  * window that fills up without such a pattern starts again, so that a
@@ -116,6 +137,8 @@ static __always_inline bool shows_pattern(struct pair *pair, enum side side, int
 	turns = pair->turns;
 	pair->window_receives = receives;
 	pair->window_bytes = bytes;
+	if (settings->stream_bytes && bytes >= settings->stream_bytes)
+		return may_be_stream(pair);
 	if (pair->last_reader == (__u32)side + 1)
 		return false;
 	pair->last_reader = side + 1;
@@ -123,9 +146,7 @@ static __always_inline bool shows_pattern(struct pair *pair, enum side side, int
 	wanted = pair->promote_after ? pair->promote_after : settings->promote_after;
 	if (turns < 2 * wanted)
 		return false;
-	pair->turns = 0;
-	pair->window_receives = 0;
-	pair->window_bytes = 0;
+	start_window(pair);
 	return receives <= 4ull * turns && bytes <= (__u64)settings->message_limit * turns;
 }
 
@@ -152,6 +173,7 @@ static __always_inline int note_receive(struct sock *sk, int result, int flags)
 	news = note_reader(reader, flags);
 	/* Neither takes bytes off the stream. */
 	if (result > 0 && !(flags & (MSG_PEEK | MSG_ERRQUEUE))) {
+		keep_order(); /* after copied_seq: promote believes that */
 		__sync_fetch_and_add(&reader->received_bytes, result);
 		__sync_fetch_and_add(&reader->receives, 1);
 	}

@@ -34,6 +34,7 @@ static __always_inline enum refusal_reason why_not(struct sock *sk, const struct
 	const struct reader *reader = &pair->reader[side];
 	const struct tcp_sock *tcp = tcp_of(sk);
 	__u64 received, consumed;
+	__s64 uncounted;
 
 	if (!tcp)
 		return REFUSAL_NOT_ESTABLISHED;
@@ -55,9 +56,11 @@ static __always_inline enum refusal_reason why_not(struct sock *sk, const struct
 	 */
 	consumed = READ_ONCE(tcp->bytes_received) -
 		   (READ_ONCE(tcp->rcv_nxt) - READ_ONCE(tcp->copied_seq));
-	barrier();
+	keep_order();
 	received = READ_ONCE(reader->received_bytes);
-	if ((__s64)(consumed + pair->direction[side ^ 1].redirected_bytes - received) > 0)
+	uncounted = (__s64)(consumed + pair->direction[side ^ 1].redirected_bytes - received);
+	/* Of an adopted pair a receive from before may have been counted twice. */
+	if (uncounted > 0 || (pair->adopted && uncounted))
 		return REFUSAL_ACCOUNTING;
 	return REFUSAL_NONE;
 }
@@ -125,12 +128,12 @@ static __always_inline void report_drained(struct pair *pair, struct sock *sk, i
 	if (!tcp)
 		return;
 	received = READ_ONCE(pair->reader[side].received_bytes);
-	barrier();
+	keep_order();
 	next = READ_ONCE(tcp->rcv_nxt);
 	copied = READ_ONCE(tcp->copied_seq);
 	delivered = READ_ONCE(tcp->bytes_received);
 	state = sk->__sk_common.skc_state;
-	barrier();
+	keep_order();
 	if (READ_ONCE(tcp->rcv_nxt) != next || READ_ONCE(tcp->copied_seq) != copied)
 		return;
 	/* A FIN takes a sequence number and is counted as a byte received
@@ -142,7 +145,7 @@ static __always_inline void report_drained(struct pair *pair, struct sock *sk, i
 		delivered--;
 	pair->drained[side] = received - (delivered - (next - copied));
 	pair->notice[side] = notice_of(sk);
-	barrier();
+	keep_order();
 	pair->drain_pass[side] = iteration;
 }
 

@@ -53,11 +53,18 @@ static __always_inline bool read_peer(struct peer_view *view, __u64 address, __u
 	view->memcg = memcg_of((const struct sock *)address);
 	view->state = MEMBER(sock, address, __sk_common.skc_state);
 	view->shutdown = MEMBER(sock, address, sk_shutdown);
-	barrier();
+	keep_order();
 	return (__u64)MEMBER(sock, address, __sk_common.skc_cookie.counter) == cookie;
 }
 
-/* Counts how long one side has been talking without hearing the other. */
+/* A controller that has not been seen for so long is gone. */
+#define ALIVE_TICKS 3000
+
+/*
+ * Counts how long one side has been talking without hearing the other. A direction
+ * that was measured to be faster as a stream may go on, while there is a controller
+ * to judge it, and to wake its reader wherever TCP bytes follow redirected ones.
+ */
 static __always_inline bool is_stream(struct direction *direction, const struct reader *own,
 				      __u32 size, struct settings *settings)
 {
@@ -70,8 +77,10 @@ static __always_inline bool is_stream(struct direction *direction, const struct 
 	}
 	direction->run_messages++;
 	direction->run_bytes += size;
-	return direction->run_messages > settings->run_messages ||
-	       direction->run_bytes > settings->run_bytes;
+	if (direction->run_messages <= settings->run_messages &&
+	    direction->run_bytes <= settings->run_bytes)
+		return false;
+	return !direction->stream || ticks() - settings->alive > ALIVE_TICKS;
 }
 
 /*

@@ -21,3 +21,11 @@ export class UserError extends Error {
     this.exitCode = exitCode;
   }
 }
+
+/** What is wrong with a policy, one line a problem, each `file:line:col: message` as editors read it. */
+export class PolicyError extends UserError {
+  constructor(problems: readonly string[]) {
+    super(problems.join('\n'), EXIT.usage);
+    this.name = 'PolicyError';
+  }
+}

@@ -14,9 +14,11 @@
  *   count P S EXPECTED   FIONREAD, once it is EXPECTED or after some milliseconds
  *   splice P S LENGTH    splice to a pipe; the bytes are gone
  *   signal P S           interrupts a blocking receive; ok with the name of its errno
- *   plain P S            sets SO_ZEROCOPY: no datapath takes it off TCP
- *   pingpong P S LENGTH MS  end S asks for so long, the other answers in a process of its own;
- *                        ok ROUND_TRIPS NANOSECONDS P50 P99 CPU (nanoseconds, CPU time of both)
+ *   sendzc P S LENGTH    sets SO_ZEROCOPY and sends with MSG_ZEROCOPY
+ *   completions P S      takes what the error queue has after some milliseconds; ok with their
+ * number plain P S            sets SO_ZEROCOPY: no datapath takes it off TCP pingpong P S LENGTH MS
+ * end S asks for so long, the other answers in a process of its own; ok ROUND_TRIPS NANOSECONDS P50
+ * P99 CPU (nanoseconds, CPU time of both)
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -44,6 +46,7 @@
 
 #define MAX_PAIRS 16
 #define WAIT_MS 2000 /* waited in full only when something is wrong, or the host very busy */
+#define COMPLETION_MS 200 /* waited in full where none comes */
 #define BUFFER_SIZE 65536
 /* Latencies kept of one run of pingpong; beyond it every second one, and so on. */
 #define MAX_SAMPLES (1 << 20)
@@ -173,7 +176,7 @@ static void open_pairs(int count)
 	answer("ok %s%s", private ? "private" : "host", ports);
 }
 
-static ssize_t send_message(int pair, int side, size_t size)
+static ssize_t send_message(int pair, int side, size_t size, int flags)
 {
 	static unsigned char buffer[BUFFER_SIZE];
 	struct end *end = &ends[pair][side];
@@ -182,7 +185,7 @@ static ssize_t send_message(int pair, int side, size_t size)
 
 	for (i = 0; i < size; i++)
 		buffer[i] = pattern(pair, side, end->sent + i);
-	sent = send(end->fd, buffer, size, MSG_NOSIGNAL);
+	sent = send(end->fd, buffer, size, MSG_NOSIGNAL | flags);
 	if (sent > 0)
 		end->sent += sent;
 	return sent;
@@ -194,7 +197,7 @@ static void fill(int pair, int side, long limit, long size)
 	ssize_t sent;
 
 	while (total < limit) {
-		sent = send_message(pair, side, size);
+		sent = send_message(pair, side, size, 0);
 		if (sent < 0 && errno != EAGAIN) {
 			fail("send");
 			return;
@@ -325,9 +328,9 @@ static void interrupt_receive(int pair, int side)
 		answer("ok %s", strerrorname_np(error));
 }
 
-static void send_once(int pair, int side, long length)
+static void send_once(int pair, int side, long length, int flags)
 {
-	ssize_t sent = send_message(pair, side, length);
+	ssize_t sent = send_message(pair, side, length, flags);
 
 	if (sent < 0)
 		fail("send");
@@ -351,14 +354,48 @@ static void close_end(int pair, int side)
 	answer("ok");
 }
 
-static void stay_plain(int pair, int side)
+static bool set_zerocopy(int pair, int side)
 {
 	int yes = 1;
 
-	if (setsockopt(ends[pair][side].fd, SOL_SOCKET, SO_ZEROCOPY, &yes, sizeof(yes)))
-		fail("SO_ZEROCOPY");
+	return !setsockopt(ends[pair][side].fd, SOL_SOCKET, SO_ZEROCOPY, &yes, sizeof(yes));
+}
+
+static void send_zerocopy(int pair, int side, long length)
+{
+	if (set_zerocopy(pair, side))
+		send_once(pair, side, length, MSG_ZEROCOPY);
 	else
+		fail("SO_ZEROCOPY");
+}
+
+/* Over loopback the kernel lets go of the pages when it delivers the segment. */
+static void count_completions(int pair, int side)
+{
+	struct pollfd wanted = {.fd = ends[pair][side].fd};
+	struct msghdr message;
+	char control[256];
+	int count = 0;
+
+	poll(&wanted, 1, COMPLETION_MS); /* POLLERR */
+	for (;; count++) {
+		message =
+			(struct msghdr){.msg_control = control, .msg_controllen = sizeof(control)};
+		if (recvmsg(wanted.fd, &message, MSG_ERRQUEUE) < 0)
+			break;
+	}
+	if (errno == EAGAIN)
+		answer("ok %d", count);
+	else
+		fail("recvmsg(MSG_ERRQUEUE)");
+}
+
+static void stay_plain(int pair, int side)
+{
+	if (set_zerocopy(pair, side))
 		answer("ok");
+	else
+		fail("SO_ZEROCOPY");
 }
 
 static uint64_t now_ns(void)
@@ -496,7 +533,7 @@ static void obey(const char *line)
 		 b < 0 || b > BUFFER_SIZE)
 		answer("error unknown command: %s", line);
 	else if (!strcmp(word, "send") && a <= BUFFER_SIZE)
-		send_once(pair, side, a);
+		send_once(pair, side, a, 0);
 	else if (!strcmp(word, "fill") && b > 0)
 		fill(pair, side, a, b);
 	else if (!strcmp(word, "recv"))
@@ -513,6 +550,10 @@ static void obey(const char *line)
 		splice_away(pair, side, a);
 	else if (!strcmp(word, "signal"))
 		interrupt_receive(pair, side);
+	else if (!strcmp(word, "sendzc") && a <= BUFFER_SIZE)
+		send_zerocopy(pair, side, a);
+	else if (!strcmp(word, "completions"))
+		count_completions(pair, side);
 	else if (!strcmp(word, "plain"))
 		stay_plain(pair, side);
 	else if (!strcmp(word, "pingpong") && a > 0 && a <= BUFFER_SIZE)

@@ -29,7 +29,7 @@ check_tidy_bpf() {
 check_tidy_programs() {
   local flags
   read -ra flags < <(make -s -f scripts/build.mk show-PROGRAM_FLAGS)
-  printf '%s\0' probe/*.c test/programs/*.c bench/programs/*.c | xargs -0r -P "$(nproc)" -I {} scripts/tidy {} -- "${flags[@]}"
+  printf '%s\0' probe/*.c test/programs/*.c test/races/races.c bench/programs/*.c | xargs -0r -P "$(nproc)" -I {} scripts/tidy {} -- "${flags[@]}"
 }
 
 check_types() {

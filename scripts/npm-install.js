@@ -13,7 +13,9 @@ const PACKAGES = 'bash clang llvm g++ make pkg-config python3 libbpf-dev libelf-
 function isReadyMade() {
   try {
     require('node-gyp-build').resolve(join(root, 'addon'));
-    return ['bpf/slipstream.bpf.o', 'probe/slipstream-gate'].every((file) => existsSync(join(root, 'build', file)));
+    return ['bpf/slipstream.bpf.o', 'probe/slipstream-gate', 'probe/slipstream-borrow'].every((file) =>
+      existsSync(join(root, 'build', file)),
+    );
   } catch {
     return false;
   }

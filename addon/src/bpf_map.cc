@@ -12,6 +12,8 @@
 
 #include "addon_data.h"
 #include "arguments.h"
+#include "btf_layout.h"
+#include "libbpf_log.h"
 #include "native_error.h"
 #include "pin.h"
 
@@ -82,6 +84,8 @@ Napi::Function BpfMap::Define(Napi::Env env) {
                          InstanceMethod<&BpfMap::Mmap>("mmap"),
                          InstanceMethod<&BpfMap::MmapReadOnly>("mmapReadOnly"),
                          InstanceMethod<&BpfMap::SockmapProgramMap>("sockmapProgramMap"),
+                         InstanceMethod<&BpfMap::StructLayout>("structLayout"),
+                         InstanceMethod<&BpfMap::EnumValues>("enumValues"),
                          InstanceMethod<&BpfMap::Close>("close"),
                      });
 }
@@ -268,6 +272,32 @@ Napi::Value BpfMap::SockmapProgramMap(const Napi::CallbackInfo& info) {
   if (map) return Wrap(info.Env(), std::move(map), name);
   if (errno != 0) Fail(info.Env(), "bpf_map_get_fd_by_id", errno);
   return info.Env().Undefined();
+}
+
+Napi::Value BpfMap::StructLayout(const Napi::CallbackInfo& info) {
+  const std::string name = StringArgument(info, 0, "name");
+  return ReadStructLayout(info.Env(), Types(info.Env(), "structLayout"), name);
+}
+
+Napi::Value BpfMap::EnumValues(const Napi::CallbackInfo& info) {
+  const std::string name = StringArgument(info, 0, "name");
+  return ReadEnumValues(info.Env(), Types(info.Env(), "enumValues"), name);
+}
+
+const btf* BpfMap::Types(Napi::Env env, const char* operation) {
+  RequireOpen(env, operation);
+  if (types_ != nullptr) return types_.get();
+  if (info_.btf_id == 0) {
+    throw NativeError(env, {.error = ENOENT,
+                            .operation = operation,
+                            .object = name_,
+                            .reason = "the map was made without BTF"});
+  }
+  const LibbpfLog log;
+  btf* types = btf__load_from_kernel_by_id(info_.btf_id);
+  if (types == nullptr) Fail(env, "bpf_btf_get_fd_by_id", errno);
+  types_ = std::shared_ptr<btf>(types, btf__free);
+  return types;
 }
 
 void BpfMap::RequireType(Napi::Env env, uint32_t type, const char* noun) const {

@@ -2,9 +2,11 @@
 // One BPF map, through a descriptor of its own.
 #pragma once
 
+#include <bpf/btf.h>
 #include <linux/bpf.h>
 #include <napi.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -41,14 +43,19 @@ class BpfMap : public Napi::ObjectWrap<BpfMap> {
   Napi::Value Mmap(const Napi::CallbackInfo& info);
   Napi::Value MmapReadOnly(const Napi::CallbackInfo& info);
   Napi::Value SockmapProgramMap(const Napi::CallbackInfo& info);
+  Napi::Value StructLayout(const Napi::CallbackInfo& info);
+  Napi::Value EnumValues(const Napi::CallbackInfo& info);
   void Close(const Napi::CallbackInfo& info);
 
   void RequireOpen(Napi::Env env, const char* operation) const;
   [[noreturn]] void Fail(Napi::Env env, const char* operation, int error) const;
   [[nodiscard]] size_t ValueBytes() const;
   Napi::Value Share(Napi::Env env, int protection, const char* operation);
+  // The types of the object that made the map, as the kernel keeps them.
+  const btf* Types(Napi::Env env, const char* operation);
 
   FileDescriptor fd_;
   std::string name_;
   bpf_map_info info_{};
+  std::shared_ptr<btf> types_;
 };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-// Struct layouts and enum constants as the object's own BTF describes them.
+// Struct layouts and enum constants as an object's own BTF describes them.
 #pragma once
 
 #include <bpf/btf.h>

@@ -8,20 +8,25 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "arguments.h"
+#include "cgroup_name.h"
 #include "file_descriptor.h"
 #include "native_error.h"
 
 namespace {
 
 constexpr int kKernfsHandleType = 0xfe;  // FILEID_KERNFS of include/linux/exportfs.h
-constexpr uint32_t kMostPrograms = 64;   // BPF_CGROUP_MAX_PROGS of include/linux/bpf-cgroup.h
+// BPF_CGROUP_MAX_PROGS of include/linux/bpf-cgroup.h, at 32 levels.
+constexpr uint32_t kMostPrograms = 64 * 32;
+constexpr uint32_t kMostMaps = 64;  // MAX_USED_MAPS of include/linux/bpf_verifier.h
 
 // A struct file_handle whose bytes are a kernfs node id (fs/kernfs/mount.c).
 class KernfsHandle {
@@ -46,10 +51,29 @@ class KernfsHandle {
   throw NativeError(env, {.error = error, .operation = operation, .object = path});
 }
 
+// The names of a program's maps; of those that are not opened by id any more, none.
+Napi::Array MapNames(Napi::Env env, const FileDescriptor& program) {
+  std::array<uint32_t, kMostMaps> ids{};
+  bpf_prog_info details{};
+  details.nr_map_ids = kMostMaps;
+  details.map_ids = reinterpret_cast<uintptr_t>(ids.data());
+  uint32_t length = sizeof details;
+  Napi::Array names = Napi::Array::New(env);
+  if (bpf_obj_get_info_by_fd(program.Get(), &details, &length) != 0) return names;
+  for (uint32_t i = 0; i < std::min(details.nr_map_ids, kMostMaps); ++i) {
+    const FileDescriptor map(bpf_map_get_fd_by_id(ids.at(i)));
+    bpf_map_info info{};
+    uint32_t size = sizeof info;
+    if (!map || bpf_obj_get_info_by_fd(map.Get(), &info, &size) != 0) continue;
+    names[names.Length()] = Napi::String::New(env, info.name);
+  }
+  return names;
+}
+
 }  // namespace
 
 FileDescriptor OpenCgroup(Napi::Env env, const std::string& path) {
-  FileDescriptor directory = FileDescriptor::OpenDirectory(path);
+  FileDescriptor directory = FileDescriptor::OpenDirectory(UnescapeCgroupPath(path));
   if (!directory) Fail(env, "open", path, errno);
   struct statfs filesystem{};
   if (fstatfs(directory.Get(), &filesystem) != 0) Fail(env, "fstatfs", path, errno);
@@ -99,7 +123,7 @@ Napi::Value CgroupPath(const Napi::CallbackInfo& info) {
   // Removed meanwhile: the kernel then appends " (deleted)" to the path.
   struct stat status{};
   if (stat(path.c_str(), &status) != 0 || status.st_ino != handle.Id()) return env.Undefined();
-  return Napi::String::New(env, path.substr(root.size()));
+  return Napi::String::New(env, EscapeCgroupPath(path.substr(root.size())));
 }
 
 Napi::Value AttachedPrograms(const Napi::CallbackInfo& info) {
@@ -109,12 +133,14 @@ Napi::Value AttachedPrograms(const Napi::CallbackInfo& info) {
   if (type != "sock_ops" && type != "setsockopt") {
     throw Napi::TypeError::New(env, "type must be 'sock_ops' or 'setsockopt'");
   }
+  const bool effective = info[2].ToBoolean().Value();
   const FileDescriptor cgroup = OpenCgroup(env, path);
-  std::array<uint32_t, kMostPrograms> ids{};
+  std::vector<uint32_t> ids(kMostPrograms);
   uint32_t count = kMostPrograms;
   uint32_t attach_flags = 0;
   if (bpf_prog_query(cgroup.Get(), type == "sock_ops" ? BPF_CGROUP_SOCK_OPS : BPF_CGROUP_SETSOCKOPT,
-                     0, &attach_flags, ids.data(), &count) != 0) {
+                     effective ? BPF_F_QUERY_EFFECTIVE : 0, &attach_flags, ids.data(),
+                     &count) != 0) {
     Fail(env, "bpf_prog_query", path, errno);
   }
   Napi::Array programs = Napi::Array::New(env);
@@ -128,7 +154,10 @@ Napi::Value AttachedPrograms(const Napi::CallbackInfo& info) {
     Napi::Object entry = Napi::Object::New(env);
     entry["id"] = Napi::Number::New(env, ids.at(i));
     // Programs are opened by id with CAP_SYS_ADMIN only (bpf_prog_get_fd_by_id).
-    if (known) entry["name"] = Napi::String::New(env, details.name);
+    if (known) {
+      entry["name"] = Napi::String::New(env, details.name);
+      entry["maps"] = MapNames(env, program);
+    }
     programs[programs.Length()] = entry;
   }
   return programs;

@@ -12,13 +12,16 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <memory>
+#include <new>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "arguments.h"
 #include "cgroup.h"
+#include "cgroup_name.h"
 #include "file_descriptor.h"
 #include "native_error.h"
 
@@ -46,7 +49,7 @@ class Walk {
     std::ranges::copy(ids_, ids.Data());
     Napi::Array paths = Napi::Array::New(env, paths_.size());
     for (size_t i = 0; i < paths_.size(); ++i) {
-      paths[static_cast<uint32_t>(i)] = Napi::String::New(env, paths_[i]);
+      paths[static_cast<uint32_t>(i)] = Napi::String::New(env, EscapeCgroupPath(paths_[i]));
     }
     Napi::Object list = Napi::Object::New(env);
     list["ids"] = ids;
@@ -161,11 +164,24 @@ class Lister : public Napi::AsyncWorker {
   Napi::Promise Promise() { return promise_.Promise(); }
 
  protected:
-  void Execute() override { error_ = walk_.Run(std::move(root_)); }
+  // No exception may leave the thread; a rejected promise does not keep its caller waiting.
+  void Execute() override {
+    try {
+      error_ = walk_.Run(std::move(root_));
+    } catch (const std::bad_alloc&) {
+      error_ = ENOMEM;
+    } catch (const std::exception&) {
+      error_ = EIO;
+    }
+  }
 
   void OnOK() override {
     if (error_ == 0) {
-      promise_.Resolve(walk_.List(Env()));
+      try {
+        promise_.Resolve(walk_.List(Env()));
+      } catch (const Napi::Error& error) {
+        promise_.Reject(error.Value());
+      }
     } else {
       promise_.Reject(WalkError(Env(), path_, error_).Value());
     }

@@ -16,8 +16,6 @@
 #include "rcu_barrier.h"
 #include "ring_buffer.h"
 #include "send_datagram.h"
-#include "set_socket_options.h"
-#include "wake_socket.h"
 
 namespace {
 
@@ -51,8 +49,6 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports["attachedPrograms"] = Napi::Function::New<AttachedPrograms>(env, "attachedPrograms");
   exports["fileSystemType"] = Napi::Function::New<FileSystemType>(env, "fileSystemType");
   exports["mountBpf"] = Napi::Function::New<MountBpf>(env, "mountBpf");
-  exports["wakeSocket"] = Napi::Function::New<WakeSocket>(env, "wakeSocket");
-  exports["setSocketOptions"] = Napi::Function::New<SetSocketOptions>(env, "setSocketOptions");
   exports["sendDatagram"] = Napi::Function::New<SendDatagram>(env, "sendDatagram");
   exports["rcuBarrier"] = Napi::Function::New<RcuBarrier>(env, "rcuBarrier");
   exports["kernelBtfHas"] = Napi::Function::New<KernelBtfHas>(env, "kernelBtfHas");

@@ -1,10 +1,11 @@
 /** The kernel's half of an adoption (bpf/adopt.bpf.c): loaded and attached for one round, held by this process alone. */
 import { randomBytes } from 'node:crypto';
 
-import { type BpfLink, type BpfMap, BpfObject, setSocketOptions } from '../../addon/index.js';
+import { type BpfLink, type BpfMap, BpfObject } from '../../addon/index.js';
 import type { Datapath } from '../datapath/datapath.js';
 import { Layout, Records } from '../datapath/layout.js';
 import type { Descriptor } from '../explain/host.js';
+import { Borrower } from './borrow.js';
 import type { SeenSocket } from './match.js';
 
 /** What is asked of one socket. */
@@ -30,11 +31,25 @@ export interface Answer {
   readonly counted: number;
 }
 
+const UNASKED: Answer = { answer: 'none', socket: undefined, counted: 0 };
+
 const IPPROTO_TCP = 6;
 /** ADOPTION_OPTION of bpf/abi.h; a unit test compares them. */
 export const ADOPTION_OPTION = 0x61646f70;
 
+/** What asks: one for all rounds, so that a socket that is locked is not waited for in each. */
+export function makeBorrower(program: string, onStuck: (socket: Descriptor) => void): Borrower {
+  return new Borrower({ program, level: IPPROTO_TCP, option: ADOPTION_OPTION, onStuck });
+}
+
 export class AdoptProgram {
+  readonly #borrower: Borrower;
+  readonly #signal: AbortSignal | undefined;
+  /**
+   * Each socket keeps its element of the map, by its inode: what is answered once nobody waits for it any more is in
+   * nobody's way.
+   */
+  readonly #elements = new Map<number, number>();
   readonly #object: BpfObject;
   readonly #link: BpfLink;
   readonly #adoptions: BpfMap;
@@ -48,9 +63,19 @@ export class AdoptProgram {
   /**
    * Loads it and attaches it to the cgroup.
    * @param capacity sockets that can be asked in one round, at least 1
+   * @param signal ends all asking
    * @throws NativeError with the verifier's reason
    */
-  constructor(datapath: Datapath, objectFile: string, cgroupDir: string, capacity: number) {
+  constructor(
+    datapath: Datapath,
+    objectFile: string,
+    cgroupDir: string,
+    capacity: number,
+    borrower: Borrower,
+    signal?: AbortSignal,
+  ) {
+    this.#borrower = borrower;
+    this.#signal = signal;
     this.#object = BpfObject.open(objectFile);
     try {
       datapath.shareMaps(this.#object);
@@ -84,17 +109,23 @@ export class AdoptProgram {
     }
   }
 
-  /** Asks sockets one after the other; the answers are in their order. */
+  /**
+   * Asks sockets one after the other; the answers are in their order. Of a process with a locked socket there are none.
+   * @throws if they can't be asked, or no longer
+   */
   async ask(sockets: readonly (Descriptor & { readonly order?: Order })[]): Promise<Answer[]> {
-    await setSocketOptions(
-      sockets.map(({ pid, descriptor, inode, order }, index) => {
-        this.#write(index, order ?? LOOK);
-        return { process: pid, descriptor, inode, value: this.#request(index) };
+    const results = await this.#borrower.set(
+      sockets.map(({ order, ...socket }) => {
+        const element = this.#elements.get(socket.inode) ?? this.#elements.size;
+        this.#elements.set(socket.inode, element);
+        this.#write(element, order ?? LOOK);
+        return { ...socket, value: this.#request(element) };
       }),
-      IPPROTO_TCP,
-      ADOPTION_OPTION,
+      this.#signal,
     );
-    return sockets.map((_, index) => this.#read(index));
+    return sockets.map(({ inode }, index) =>
+      results[index] === undefined ? UNASKED : this.#read(this.#elements.get(inode) ?? -1, index),
+    );
   }
 
   /** Detaches; nothing of it stays. */
@@ -103,44 +134,44 @@ export class AdoptProgram {
     this.#object.close();
   }
 
-  #request(index: number): Buffer {
+  #request(element: number): Buffer {
     const request = Buffer.alloc(this.#layout.size('adoption_request'));
     this.#nonce.copy(request, this.#layout.field('adoption_request', 'nonce').offset);
-    request.writeUInt32LE(index, this.#layout.field('adoption_request', 'index').offset);
+    request.writeUInt32LE(element, this.#layout.field('adoption_request', 'index').offset);
     return request;
   }
 
-  #write(index: number, { order, sequence, expected, key, slot, control }: Order): void {
+  #write(element: number, { order, sequence, expected, key, slot, control }: Order): void {
     const r = this.#records;
     const f = this.#f;
-    r.set(index, f.answer, 0);
-    r.set(index, f.order, this.#orders[order] ?? 0);
-    r.set(index, f.sequence, sequence);
-    r.set(index, f.expected, expected);
-    r.set(index, f.key, key);
-    r.set(index, f.slot, slot);
-    r.set(index, f.control, control);
+    r.set(element, f.answer, 0);
+    r.set(element, f.order, this.#orders[order] ?? 0);
+    r.set(element, f.sequence, sequence);
+    r.set(element, f.expected, expected);
+    r.set(element, f.key, key);
+    r.set(element, f.slot, slot);
+    r.set(element, f.control, control);
   }
 
-  #read(index: number): Answer {
+  #read(element: number, index: number): Answer {
     const r = this.#records;
     const f = this.#f;
-    const answer = this.#answers[r.get(index, f.answer)] ?? 'none';
-    const counted = r.get(index, f.counted);
+    const answer = this.#answers[r.get(element, f.answer)] ?? 'none';
+    const counted = r.get(element, f.counted);
     if (answer === 'none' || answer === 'unsuitable') return { answer, socket: undefined, counted };
-    const control = r.get(index, f.control);
+    const control = r.get(element, f.control);
     const socket: SeenSocket = {
       index,
-      cookie: r.getBig(index, f.cookie),
+      cookie: r.getBig(element, f.cookie),
       quiet: answer !== 'busy',
-      sequence: r.get(index, f.sequence),
-      expected: r.get(index, f.expected),
-      acked: r.get(index, f.acked),
-      received: r.get(index, f.received),
+      sequence: r.get(element, f.sequence),
+      expected: r.get(element, f.expected),
+      acked: r.get(element, f.acked),
+      received: r.get(element, f.received),
       slot:
         control === 0
           ? undefined
-          : { slot: r.get(index, f.slot), control, side: r.get(index, f.side), key: r.getBig(index, f.key) },
+          : { slot: r.get(element, f.slot), control, side: r.get(element, f.side), key: r.getBig(element, f.key) },
     };
     return { answer, socket, counted };
   }

@@ -52,6 +52,8 @@ const CHECK_INTERVAL = 500;
 export async function capture(options: CaptureOptions, environment: CaptureEnvironment): Promise<void> {
   const selection = new Selection(options);
   const { pair } = selection;
+  // Before anything is opened: what is pinned later may be another datapath, or none.
+  const program = Datapath.pinnedProgramId(options.pinDir);
   const { datapath, cgroups } = openDatapath(options.pinDir, environment.objectFile);
   try {
     if (pair !== undefined && !isThere(datapath, pair)) {
@@ -60,7 +62,7 @@ export async function capture(options: CaptureOptions, environment: CaptureEnvir
     const tap = new Tap(datapath, environment.captureObjectFile, options.snaplen);
     try {
       const output = new Output(options.output);
-      await new Capture(options, environment, datapath, cgroups, selection, tap, output).run();
+      await new Capture(options, environment, datapath, cgroups, selection, tap, output).run(program);
     } finally {
       tap.close();
     }
@@ -114,8 +116,11 @@ class Capture {
     });
   }
 
-  /** Resolves when it has ended as it should. */
-  async run(): Promise<void> {
+  /**
+   * Resolves when it has ended as it should.
+   * @param program identity of the datapath, see {@link Datapath.pinnedProgramId}
+   */
+  async run(program: number | undefined): Promise<void> {
     const { version, say } = this.#environment;
     this.#blocks.push(sectionHeader(`slipstream-bpf ${version}`, `Linux ${release()} on ${hostname()}`));
     this.#blocks.push(...INTERFACES.map(([name, description]) => interfaceDescription(name, description)));
@@ -125,7 +130,7 @@ class Capture {
       this.#flush();
     });
     say('capturing promoted connections; Ctrl-C ends it');
-    const error = await this.#untilEnd();
+    const error = await this.#untilEnd(program);
     await this.#tap.finish(() => this.#output.failed || this.#isFull);
     this.#finish();
     await this.#output.end();
@@ -139,9 +144,8 @@ class Capture {
   }
 
   /** Why it ended, if that is an error. */
-  async #untilEnd(): Promise<UserError | undefined> {
+  async #untilEnd(program: number | undefined): Promise<UserError | undefined> {
     const { stop } = this.#environment;
-    const program = Datapath.pinnedProgramId(this.#options.pinDir);
     const timers: NodeJS.Timeout[] = [];
     const error = await new Promise<UserError | undefined>((resolve) => {
       this.#end = resolve;
@@ -153,7 +157,8 @@ class Capture {
       this.#output.onFailure(end);
       if (this.#options.duration !== undefined) timers.push(setTimeout(end, this.#options.duration * 1000));
       const check = (): void => {
-        if (Datapath.pinnedProgramId(this.#options.pinDir) !== program) {
+        const pinned = Datapath.pinnedProgramId(this.#options.pinDir);
+        if (pinned === undefined || pinned !== program) {
           resolve(new UserError('the capture has ended: the datapath was taken down'));
         } else if (!this.#tap.attached) {
           resolve(new UserError('the capture has ended: another one has taken its place'));

@@ -1,8 +1,6 @@
 /** Options that several commands share, and checks of their values. */
-import { type Logger, pino } from 'pino';
-
 import { EXIT, UserError } from '../errors.js';
-import { DEFAULT_PIN_DIR } from '../probe/host.js';
+import { DEFAULT_PIN_DIR } from '../probe/paths.js';
 
 /** What stands for a value in the manual page, and what completion offers for it. */
 export type Placeholder =
@@ -98,14 +96,6 @@ export const timeoutOption = {
 /** Prints to standard output, for a person. */
 export function say(line: string): void {
   process.stdout.write(`${line}\n`);
-}
-
-export function makeLog(level: string): Logger {
-  // Written at once: a log that is lost with the process is no log.
-  return pino(
-    { level, base: null, timestamp: pino.stdTimeFunctions.isoTime },
-    pino.destination({ dest: 2, sync: true }),
-  );
 }
 
 /** @throws UserError (exit code 2) */

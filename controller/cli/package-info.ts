@@ -26,6 +26,11 @@ export function adoptObjectFile(): string {
   return builtFile('bpf', 'adopt.bpf.o');
 }
 
+/** The program that wakes sockets, and with which `up --adopt` asks them. @throws UserError if it was not built. */
+export function borrowProgram(): string {
+  return builtFile('probe', 'slipstream-borrow');
+}
+
 /** The program that makes the kernel gate's connections. @throws UserError if it was not built. */
 export function socketsProgram(): string {
   return builtFile('probe', 'slipstream-gate');

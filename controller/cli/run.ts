@@ -1,8 +1,7 @@
 /** Runs a command line. Every failure a person can mend is one sentence and an exit code. */
 import yargs from 'yargs';
 
-import { PolicyError } from '../daemon/policy-source.js';
-import { EXIT, UserError } from '../errors.js';
+import { EXIT, PolicyError, UserError } from '../errors.js';
 import { COMMANDS, PROGRAM } from './commands.js';
 import { addCommands, type Named, rejectMistakes } from './mistakes.js';
 import { VERSION } from './package-info.js';
@@ -42,7 +41,9 @@ const onStandardError: Tell = (text) => {
   process.stderr.write(text);
 };
 
+/** @throws what could not be loaded, such as the addon: bin/slipstream-bpf knows the remedy */
 function report(error: unknown, tell: Tell): number {
+  if (isLoadError(error)) throw error;
   if (error instanceof PolicyError) {
     tell(`${error.message}\n`);
     return error.exitCode;
@@ -60,6 +61,14 @@ function report(error: unknown, tell: Tell): number {
   complain(message, tell);
   if (process.env['SLIPSTREAM_DEBUG'] !== undefined) tell(`${stack}\n`);
   return EXIT.failed;
+}
+
+function isLoadError(error: unknown): boolean {
+  return (
+    error instanceof Error &&
+    (['ERR_DLOPEN_FAILED', 'ERR_MODULE_NOT_FOUND'].includes((error as NodeJS.ErrnoException).code ?? '') ||
+      error.message.startsWith('No native build was found'))
+  );
 }
 
 /** Tells the person at the terminal. */

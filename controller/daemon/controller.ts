@@ -4,11 +4,12 @@
  * carries them out and keeps the order that the invariants ask for.
  */
 import { readFileSync } from 'node:fs';
-import { release } from 'node:os';
+import { constants, release } from 'node:os';
+import { getSystemErrorName } from 'node:util';
 
 import type { Logger } from 'pino';
 
-import { RingBuffer, rcuBarrier, wakeSocket } from '../../addon/index.js';
+import { RingBuffer } from '../../addon/index.js';
 import type { CgroupNames } from '../datapath/cgroups.js';
 import type { Datapath } from '../datapath/datapath.js';
 import { type Control, otherSide, type PairRecord, SIDES, type Side } from '../datapath/pair-table.js';
@@ -23,12 +24,18 @@ import {
   type Verdict,
 } from '../decisions/promotion.js';
 import { isEvidence, judgeWaiting, type Waiting } from '../decisions/stall.js';
+import { streamBacklog } from '../decisions/streams.js';
 import { type CompiledPolicy, minimumPromoteAfter } from '../policy/evaluate.js';
 import { type LearnedProgram, LearnedPrograms } from '../policy/learned.js';
+import { programOf } from '../explain/host.js';
 import type { GateFacts } from '../probe/findings.js';
 import { readHelperPorts } from '../probe/helper-ports.js';
 import { backlogs } from '../view/backlog.js';
 import { foldGoneCgroups } from '../view/totals.js';
+import { abandon, Drain } from './drain.js';
+import { MeasuredPairs } from './measured-pairs.js';
+import { Streams } from './streams.js';
+import { Waker } from './waker.js';
 
 /** At most one run of the iterator in this time, milliseconds. */
 const PROMOTE_INTERVAL = 5;
@@ -38,18 +45,22 @@ const SWEEP_INTERVAL = 500;
 const WATCH_INTERVAL = 5000;
 /** A reader that takes nothing of what waits for this long has stalled, milliseconds, unless an option says otherwise. */
 const STALL_AFTER = 30_000;
-/** Longest pause between two looks at a draining pair, milliseconds. */
-const DRAIN_PAUSE_LIMIT = 50;
 const NEVER = 2n ** 63n;
 const NS_PER_MS = 1_000_000n;
+/** What waking says of a process, a descriptor or a socket that is gone. */
+const NOBODY: readonly number[] = [constants.errno.ESRCH, constants.errno.EBADF, constants.errno.ENOENT];
 
 export interface ControllerOptions {
   datapath: Datapath;
   cgroups: CgroupNames;
   policy: CompiledPolicy;
   log: Logger;
+  /** The compiled probe/slipstream-borrow.c. Undefined: nobody is woken, for sockets that don't need it. */
+  borrowProgram: string | undefined;
   /** A reader that takes nothing of what waits for this long has stalled, milliseconds; default 30 s. */
   stallAfter?: number;
+  /** So many times faster a stream must be to be redirected; default as decisions/streams.ts has it. */
+  streamGain?: number | undefined;
   /** Where it differs from the default. */
   tuning?: Partial<Tuning>;
   /** Default: what is learned is forgotten with this process. */
@@ -64,12 +75,7 @@ export interface ControllerOptions {
   onLeave?: () => void;
 }
 
-interface Draining {
-  control: Control;
-  retryNs: bigint;
-  /** True once no sender can still be deciding by the state before LEAVING. */
-  settled: boolean;
-}
+type Approval = Extract<Verdict, { kind: 'approve' }>;
 
 interface InsertedPair {
   generation: number;
@@ -91,9 +97,14 @@ export class Controller {
   readonly #eventTypes: Record<string, number>;
   readonly #approved = new Map<number, Control>();
   readonly #inserted = new Map<number, InsertedPair>();
-  readonly #draining = new Map<number, Draining>();
+  readonly #drain: Drain;
   /** Insertions that failed in a row, by slot; cleared with the pair. */
   readonly #failures = new Map<number, { generation: number; count: number }>();
+  readonly #measured: MeasuredPairs;
+  readonly #streams: Streams;
+  readonly #waker: Waker | undefined;
+  /** Why the last waker could not be run, as it was logged. */
+  #wakerError = '';
   #waiting = new Map<string, Waiting>();
   /** Directions whose guard has been reported. */
   readonly #overtaken = new Set<string>();
@@ -105,8 +116,7 @@ export class Controller {
   #ring: RingBuffer | undefined;
   #sweepTimer: NodeJS.Timeout | undefined;
   #promoteTimer: NodeJS.Timeout | undefined;
-  #lastPromote = 0;
-  #drainLoop: Promise<void> | undefined;
+  #lastPromote = -Infinity;
   #stopped = false;
 
   constructor(options: ControllerOptions) {
@@ -117,8 +127,47 @@ export class Controller {
     this.#cgroups = options.cgroups;
     this.#policy = options.policy;
     this.#log = options.log;
+    this.#drain = new Drain(options.datapath, {
+      onEvicted: (slot, control, side) => {
+        const { pairs } = this.#datapath;
+        pairs.setStalled(slot, side, 0n);
+        // tcp_bpf_sendmsg that finds no memory says EAGAIN and leaves edge-triggered writers without an edge.
+        if (pairs.read(slot, control)?.demotion === 'memory') this.#wake(slot, control, side);
+      },
+      onDrained: (slot, retryNs) => {
+        this.#datapath.pairs.setRetry(slot, retryNs);
+      },
+      onError: (error) => {
+        this.#log.error({ error: String(error) }, 'draining failed');
+      },
+    });
     this.#bits = options.datapath.layout.values('evidence');
     this.#eventTypes = options.datapath.layout.values('event_type');
+    this.#measured = new MeasuredPairs(
+      options.datapath,
+      {
+        inserted: () => this.#inserted.keys(),
+        demote: (slot, control) => this.demote(slot, control, 'measured', 0n),
+        approve: (slot, control) => {
+          this.#approveAgain(slot, control);
+        },
+      },
+      options.log,
+    );
+    this.#streams = new Streams(
+      options.datapath,
+      {
+        approve: (slot, control) => {
+          this.#approveAgain(slot, control, true);
+        },
+        demote: (slot, control, reason) => {
+          this.demote(slot, control, reason, 0n);
+        },
+      },
+      options.log,
+      options.streamGain,
+    );
+    this.#waker = options.borrowProgram === undefined ? undefined : this.#makeWaker(options.borrowProgram);
   }
 
   /** Takes over the table as it is and starts to listen. */
@@ -126,6 +175,7 @@ export class Controller {
     const { settings } = this.#datapath;
     settings.leave = false;
     settings.paused = false;
+    settings.markAlive(process.hrtime.bigint());
     this.#tune();
     this.#ring = new RingBuffer(this.#datapath.events, (records) => {
       for (const record of records) this.#onEvent(record);
@@ -146,14 +196,17 @@ export class Controller {
 
   /** Stops deciding. Live pairs stay as they are: the kernel needs no controller. */
   async stop(): Promise<void> {
-    this.#stopped = true;
     clearInterval(this.#sweepTimer);
+    this.#streams.stop();
+    await this.#measured.stop();
+    this.#stopped = true;
     clearInterval(this.#watchTimer);
     clearTimeout(this.#promoteTimer);
     this.#promoteTimer = undefined;
     this.#ring?.close();
     this.#ring = undefined;
-    await this.#drainLoop;
+    await this.#drain.stop();
+    await this.#waker?.close();
   }
 
   /**
@@ -163,10 +216,11 @@ export class Controller {
   applyPolicy(policy: CompiledPolicy): void {
     this.#policy = policy;
     this.#tune();
-    for (const entry of this.#draining.values()) entry.retryNs = 0n;
+    this.#drain.retryAtOnce();
     for (const [slot, control] of this.#datapath.pairs.slots('observed', 'approved', 'inserted')) {
       const record = this.#datapath.pairs.read(slot, control);
       if (record === undefined) continue;
+      if (control.state === 'observed') this.#datapath.pairs.setStreamRetry(slot, 0n);
       if (control.state !== 'observed' && this.#isPending(record)) {
         // Neither taken back nor let in for what is not known.
         if (control.state === 'approved') this.#abandon(slot, control);
@@ -177,7 +231,8 @@ export class Controller {
       const verdict = this.#judge(record, control.state === 'observed' ? undefined : Infinity);
       if (control.state === 'inserted') {
         if (verdict.kind === 'approve') {
-          this.#datapath.pairs.setLimits(slot, verdict.backlog, verdict.forbidden);
+          if (record.stream && verdict.streams === 'tcp') this.demote(slot, control, 'policy', 0n);
+          else this.#setLimits(slot, verdict);
         } else {
           const reason = verdict.kind === 'refuse' ? demotionFor(verdict.reason) : 'policy';
           if (this.demote(slot, control, reason, NEVER) && verdict.kind === 'refuse') {
@@ -186,7 +241,7 @@ export class Controller {
         }
       } else if (control.state === 'approved') {
         if (verdict.kind === 'approve') {
-          this.#datapath.pairs.setLimits(slot, verdict.backlog, verdict.forbidden);
+          this.#setLimits(slot, verdict);
         } else {
           this.#abandon(slot, control);
         }
@@ -221,7 +276,7 @@ export class Controller {
     pairs.setDemotion(slot, reason);
     controllerCounters.demoted(reason);
     this.#log.debug({ pair: pairId(slot, control), reason }, 'demoted');
-    this.#drain(slot, draining, retryNs);
+    this.#drain.add(slot, draining, retryNs);
     return true;
   }
 
@@ -232,21 +287,15 @@ export class Controller {
    */
   async takeDown(timeoutMs: number): Promise<number[]> {
     const { pairs, settings } = this.#datapath;
-    const deadline = Date.now() + timeoutMs;
     settings.paused = true;
     clearTimeout(this.#promoteTimer);
     this.#promoteTimer = undefined;
     for (const [slot, control] of pairs.slots('candidate', 'approved', 'inserted', 'draining', 'leaving')) {
       if (control.state === 'inserted') this.demote(slot, control, 'requested', NEVER);
       else if (control.state === 'candidate' || control.state === 'approved') this.#abandon(slot, control);
-      else if (!this.#draining.has(slot)) this.#drain(slot, control, NEVER);
+      else if (!this.#drain.has(slot)) this.#drain.add(slot, control, NEVER);
     }
-    for (;;) {
-      await this.#drainRound();
-      const left = this.#datapath.occupiedSlots();
-      if (left.length === 0 || Date.now() >= deadline) return left;
-      await pause(DRAIN_PAUSE_LIMIT);
-    }
+    return this.#drain.empty(timeoutMs);
   }
 
   /** What is under way, for tests and status. */
@@ -309,7 +358,10 @@ export class Controller {
     const record = pairs.read(slot, control);
     if (record === undefined || this.#datapath.settings.paused) return;
     if (this.#isPending(record)) return; // stays a candidate, on TCP
-    const verdict = this.#judge(record);
+    if (this.#streams.has(slot, control)) return;
+    const { streamBytes } = this.#datapath.settings;
+    const stream = streamBytes > 0 && record.window.bytes >= streamBytes;
+    const verdict = this.#judge(record, stream ? Infinity : undefined);
     switch (verdict.kind) {
       case 'wait':
         pairs.setPromoteAfter(slot, verdict.turns);
@@ -318,14 +370,34 @@ export class Controller {
       case 'refuse':
         this.#refuse(slot, control, verdict.reason, verdict.retry);
         break;
-      case 'approve': {
-        pairs.prepare(slot, verdict.backlog, verdict.forbidden);
-        const approved = pairs.change(slot, control, 'approved');
-        if (approved !== undefined) this.#approved.set(slot, approved);
-        this.#schedulePromote();
+      case 'approve':
+        if (this.#measured.keeps(slot, control)) break;
+        if (stream) this.#streams.measure(slot, control, verdict.streams);
+        else this.#approve(slot, control, verdict, false);
         break;
-      }
     }
+  }
+
+  #approve(slot: number, control: Control, verdict: Approval, stream: boolean): void {
+    const { pairs } = this.#datapath;
+    pairs.prepare(slot, stream ? streamBacklog(verdict.backlog) : verdict.backlog, verdict.forbidden, stream);
+    const approved = pairs.change(slot, control, 'approved');
+    if (approved !== undefined) this.#approved.set(slot, approved);
+    this.#schedulePromote();
+  }
+
+  #setLimits(slot: number, { backlog, forbidden }: Approval): void {
+    const { pairs } = this.#datapath;
+    pairs.setLimits(slot, pairs.isStream(slot) ? streamBacklog(backlog) : backlog, forbidden);
+  }
+
+  /** A pair that has shown what is asked for, and is on TCP only because it was measured there. */
+  #approveAgain(slot: number, control: Control, stream = this.#datapath.pairs.isStream(slot)): void {
+    const record = this.#datapath.pairs.read(slot, control);
+    if (record === undefined || this.#isPending(record)) return;
+    const verdict = this.#judge(record, Infinity);
+    if (verdict.kind === 'approve') this.#approve(slot, control, verdict, stream);
+    else if (verdict.kind === 'refuse') this.#refuse(slot, control, verdict.reason, verdict.retry);
   }
 
   /** An inserted pair has a reader, or a way of reading, that was not judged yet. */
@@ -355,18 +427,32 @@ export class Controller {
   /** Has the kernel signal again what a socket is ready for. */
   #wake(slot: number, control: Control, side: Side): void {
     const holder = this.#datapath.pairs.holder(slot, side);
-    if (holder === undefined) return;
-    const { pid, descriptor, cookie } = holder;
-    const pair = pairId(slot, control);
-    wakeSocket(pid, descriptor, cookie).then(
-      (done) => {
+    if (holder !== undefined) this.#waker?.wake({ ...holder, pair: pairId(slot, control) });
+  }
+
+  #makeWaker(program: string): Waker {
+    return new Waker({
+      program,
+      onAnswer: ({ pair, pid, descriptor }, error) => {
+        this.#wakerError = '';
         // The socket may have closed, or gone to another process: then there is nobody to wake.
-        this.#log.debug({ pair, pid, descriptor, done }, 'woken');
+        if (error === 0 || NOBODY.includes(error)) {
+          this.#log.debug({ pair, pid, descriptor, done: error === 0 }, 'woken');
+        } else this.#log.warn({ pair, pid, error: getSystemErrorName(-error) }, 'a process could not be woken');
       },
-      (error: unknown) => {
-        this.#log.warn({ pair, pid, error: String(error) }, 'a process could not be woken');
+      onStuck: ({ pair, pid }) => {
+        this.#log.warn(
+          { pair, pid, program: programOf(pid) },
+          'a process has had a socket locked for longer than a system call takes: its readers are not woken as long as ' +
+            'that lasts',
+        );
       },
-    );
+      onError: (error) => {
+        if (String(error) === this.#wakerError) return;
+        this.#wakerError = String(error);
+        this.#log.error({ error: this.#wakerError }, 'readers can not be woken: tried again and again');
+      },
+    });
   }
 
   #refuse(slot: number, control: Control, reason: string, retry: Retry): void {
@@ -381,17 +467,13 @@ export class Controller {
 
   /** Back to OBSERVED without a reason of the pair's own. */
   #abandon(slot: number, control: Control): void {
-    const { pairs } = this.#datapath;
     this.#approved.delete(slot);
-    // An index may still be an earlier pair's, with data that its reader has not taken.
-    const inserted = SIDES.filter((side) => pairs.insertResult(slot, side).kind === 'done');
-    if (control.state === 'approved') for (const side of inserted) this.#datapath.evict(slot, side);
-    if (pairs.change(slot, control, 'observed') !== undefined) pairs.setRetry(slot, 0n);
+    if (abandon(this.#datapath, slot, control)) this.#datapath.pairs.setRetry(slot, 0n);
   }
 
   #schedulePromote(): void {
     if (this.#promoteTimer !== undefined || this.#stopped) return;
-    const wait = Math.max(0, this.#lastPromote + PROMOTE_INTERVAL - Date.now());
+    const wait = Math.max(0, this.#lastPromote + PROMOTE_INTERVAL - performance.now());
     this.#promoteTimer = setTimeout(() => {
       this.#promoteTimer = undefined;
       this.#promoteApproved();
@@ -400,7 +482,7 @@ export class Controller {
 
   /** Runs the iterator once for all approved pairs and looks at what it did. */
   #promoteApproved(): void {
-    this.#lastPromote = Date.now();
+    this.#lastPromote = performance.now();
     const approved = [...this.#approved];
     this.#approved.clear();
     if (approved.length === 0) return;
@@ -416,11 +498,13 @@ export class Controller {
       const candidate = pairs.candidateNs(slot);
       const inserted = pairs.change(slot, control, 'inserted');
       if (inserted === undefined) return; // closed meanwhile: the sockets left by themselves
-      pairs.markInserted(slot, now);
+      // Back from being measured: that it was away says nothing of it.
+      const again = this.#measured.has(slot, control) && pairs.promotions(slot) > 0;
+      pairs.markInserted(slot, now, !again);
       controllerCounters.promoted();
       this.#failures.delete(slot);
       this.#track(slot, inserted);
-      this.#options.onPromoted?.(Number(now - candidate) / 1e9, pairId(slot, control));
+      if (!again) this.#options.onPromoted?.(Number(now - candidate) / 1e9, pairId(slot, control));
       this.#log.debug({ pair: pairId(slot, control) }, 'promoted');
       return;
     }
@@ -453,16 +537,13 @@ export class Controller {
 
   /** Picks up where an earlier controller, or a lost event, left a pair. */
   #adopt(): void {
-    for (const [slot, control] of this.#datapath.pairs.slots(
-      'candidate',
-      'approved',
-      'inserted',
-      'draining',
-      'leaving',
-    )) {
+    const { pairs } = this.#datapath;
+    for (const [slot, control] of pairs.slots('candidate', 'approved', 'inserted', 'draining', 'leaving')) {
       if (control.state === 'candidate') this.#consider(slot, control);
+      // What was measured of a stream is not known any more.
+      else if (control.state === 'inserted' && pairs.isStream(slot)) this.demote(slot, control, 'measured', 0n);
       else if (control.state === 'inserted') this.#track(slot, control);
-      else if (control.state !== 'approved') this.#drain(slot, control, 0n);
+      else if (control.state !== 'approved') this.#drain.add(slot, control, 0n);
       else {
         this.#approved.set(slot, control);
         this.#schedulePromote();
@@ -476,6 +557,7 @@ export class Controller {
       this.#options.onLeave?.();
       return;
     }
+    settings.markAlive(process.hrtime.bigint());
     for (const [slot, before] of this.#inserted) {
       const control = pairs.control(slot);
       if (control.generation !== before.generation || control.state !== 'inserted') {
@@ -484,7 +566,7 @@ export class Controller {
       }
       const now = this.#messages(slot);
       const window = { redirected: now.redirected - before.redirected, passed: now.passed - before.passed };
-      if (isStreaming(window)) {
+      if (isStreaming(window) && !this.#measured.has(slot, control) && !this.#streams.has(slot, control)) {
         this.demote(slot, control, 'stream', nanosecondsFromNow(coolDown(pairs.promotions(slot))));
         continue;
       }
@@ -500,6 +582,8 @@ export class Controller {
       before.readers = readers;
       this.#reconsider(slot, control);
     }
+    this.#measured.poll();
+    this.#streams.sweep();
     for (const [slot, failure] of this.#failures) {
       if (pairs.control(slot).generation !== failure.generation) this.#failures.delete(slot);
     }
@@ -531,7 +615,7 @@ export class Controller {
   #watchBacklogs(): void {
     const { pairs } = this.#datapath;
     const waiting = new Map<string, Waiting>();
-    const now = Date.now();
+    const now = Math.round(performance.now());
     const stalls = new Set<string>();
     const pass = this.#datapath.runPromote();
     for (const { slot, control, side, waiting: bytes, consumed } of backlogs(this.#datapath, pass)) {
@@ -622,91 +706,6 @@ export class Controller {
     );
     this.applyPolicy(this.#policy);
   }
-
-  #drain(slot: number, control: Control, retryNs: bigint): void {
-    this.#draining.set(slot, { control, retryNs, settled: false });
-    this.#drainLoop ??= this.#runDrainLoop();
-  }
-
-  async #runDrainLoop(): Promise<void> {
-    let wait = 1;
-    while (!this.#stopped && this.#draining.size > 0) {
-      const before = this.#draining.size;
-      try {
-        await this.#drainRound();
-      } catch (error) {
-        // Pairs stay in the sockmap and correct; the next round tries again.
-        this.#log.error({ error: String(error) }, 'draining failed');
-        wait = DRAIN_PAUSE_LIMIT;
-      }
-      wait = this.#draining.size < before ? 1 : Math.min(DRAIN_PAUSE_LIMIT, wait * 2);
-      if (this.#draining.size > 0) await pause(wait);
-    }
-    this.#drainLoop = undefined;
-  }
-
-  /**
-   * Invariant 4, in two steps. DRAINING redirects only behind what still waits, so
-   * that no reader finds both queues filled. When the readers have received all
-   * that was counted, LEAVING lets every message pass; after an RCU grace period
-   * every program run that saw DRAINING has counted what it redirected. If then
-   * still nothing waits, the pair leaves the sockmap; else it drains on.
-   */
-  async #drainRound(): Promise<void> {
-    const { pairs } = this.#datapath;
-    const leaving = [...this.#draining.values()].filter(({ control }) => control.state === 'leaving');
-    if (leaving.some(({ settled }) => !settled)) {
-      await rcuBarrier();
-      for (const entry of leaving) entry.settled = true;
-    }
-    if (this.#draining.size === 0) return;
-    const pass = this.#datapath.runPromote();
-    for (const [slot, entry] of this.#draining) {
-      if (pairs.control(slot).word !== entry.control.word) {
-        this.#draining.delete(slot); // closed: the kernel took its sockets out
-        continue;
-      }
-      // A side that has closed reads no more, and leaves by itself with its last descriptor.
-      const open = SIDES.filter((side) => (pairs.closedSides(slot) & (1 << side)) === 0);
-      const empty = this.#isEmpty(slot, open, pass);
-      if (entry.control.state === 'draining') {
-        if (empty) this.#step(slot, entry, 'leaving');
-      } else if (!entry.settled) {
-        continue;
-      } else if (!empty) {
-        this.#step(slot, entry, 'draining');
-      } else {
-        for (const side of open) {
-          this.#datapath.evict(slot, side);
-          pairs.setStalled(slot, side, 0n);
-          // tcp_bpf_sendmsg that finds no memory says EAGAIN and leaves edge-triggered writers without an edge.
-          if (pairs.read(slot, entry.control)?.demotion === 'memory') this.#wake(slot, entry.control, side);
-        }
-        this.#draining.delete(slot);
-        if (open.length === SIDES.length && pairs.change(slot, entry.control, 'observed') !== undefined) {
-          pairs.setRetry(slot, entry.retryNs);
-        }
-      }
-    }
-  }
-
-  /**
-   * Whether the readers have taken all that was redirected to them, by the sums alone: a queue may be empty while a
-   * sender that was counted still waits for the reader's lock (bpf_tcp_ingress). A stream that the guard has ended
-   * stays where it is refused.
-   */
-  #isEmpty(slot: number, open: Side[], pass: number): boolean {
-    const { pairs } = this.#datapath;
-    if (SIDES.some((side) => pairs.overtaken(slot, side))) return false;
-    return open.every((reader) => pairs.drained(slot, reader, pass) === pairs.redirectedBytes(slot, otherSide(reader)));
-  }
-
-  /** Moves a draining pair to the other of its two states. */
-  #step(slot: number, entry: Draining, state: 'draining' | 'leaving'): void {
-    const next = this.#datapath.pairs.change(slot, entry.control, state);
-    if (next === undefined) this.#draining.delete(slot);
-    else Object.assign(entry, { control: next, settled: false });
-  }
 }
 
 /** How a pair is called in logs and on the command line. */
@@ -732,8 +731,4 @@ function processState(pid: number): string | undefined {
 
 function nanosecondsFromNow(ms: number): bigint {
   return process.hrtime.bigint() + BigInt(Math.ceil(ms)) * NS_PER_MS;
-}
-
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }

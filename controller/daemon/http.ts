@@ -7,17 +7,13 @@ import type { TLSSocket } from 'node:tls';
 import Negotiator from 'negotiator';
 import type { Logger } from 'pino';
 
-import { EXIT, UserError } from '../errors.js';
+import { UserError } from '../errors.js';
 import { CONTENT_TYPES, type Format } from '../metrics/metrics.js';
 import { type Api, parsePairQuery, QueryError } from './api.js';
 import { type Asset, readAssets } from './assets.js';
 import { BasicAuth } from './basic-auth.js';
+import { formatListenAddress, type ListenAddress } from './listen-address.js';
 import { type ClientAuthType, type WebConfig, WebConfigFile } from './web-config.js';
-
-export interface ListenAddress {
-  host: string;
-  port: number;
-}
 
 /** What the server shows. Filled in while the daemon starts. */
 export interface HttpSources {
@@ -73,27 +69,6 @@ LOOPBACK.addAddress('::1', 'ipv6');
 
 function isLoopback(address: string): boolean {
   return LOOPBACK.check(address, isIPv6(address) ? 'ipv6' : 'ipv4');
-}
-
-/**
- * Splits `ADDR:PORT`, `[ADDR6]:PORT` or `:PORT`.
- * @throws UserError (exit code 2)
- */
-export function parseListenAddress(text: string): ListenAddress {
-  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]\s]*)):(\d{1,5})$/.exec(text);
-  const port = Number(match?.[3]);
-  if (match === null || port > 65535) {
-    throw new UserError(
-      `--metrics ${text}: not an address and port, write for instance 127.0.0.1:9468 or [::1]:9468`,
-      EXIT.usage,
-    );
-  }
-  return { host: match[1] ?? match[2] ?? '', port };
-}
-
-/** `ADDR:PORT`, with brackets around IPv6. */
-export function formatListenAddress({ host, port }: ListenAddress): string {
-  return `${host.includes(':') ? `[${host}]` : host}:${String(port)}`;
 }
 
 export class HttpServer {

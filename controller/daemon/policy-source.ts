@@ -2,7 +2,7 @@
 import { EventEmitter } from 'node:events';
 import { type StatsListener, statSync, unwatchFile, watchFile } from 'node:fs';
 
-import { EXIT, UserError } from '../errors.js';
+import { PolicyError } from '../errors.js';
 import { type CompiledPolicy, compilePolicy } from '../policy/evaluate.js';
 import { policyHash } from '../policy/in-force.js';
 import { loadPolicy } from '../policy/load.js';
@@ -18,18 +18,10 @@ export interface LoadedPolicy {
   places: PolicyPlaces;
 }
 
-/** What is wrong with a policy, one line a problem, each `file:line:col: message` as editors read it. */
-export class PolicyError extends UserError {
-  constructor(problems: readonly PolicyProblem[]) {
-    super(problems.map(formatProblem).join('\n'), EXIT.usage);
-    this.name = 'PolicyError';
-  }
-}
-
 /** @throws PolicyError */
-export async function readPolicy(file: string | undefined): Promise<LoadedPolicy> {
-  const result = await loadPolicy(file);
-  if (!result.ok) throw new PolicyError(result.problems);
+export function readPolicy(file: string | undefined): LoadedPolicy {
+  const result = loadPolicy(file);
+  if (!result.ok) throw new PolicyError(result.problems.map(formatProblem));
   const { policy, warnings, places } = result;
   return { compiled: compilePolicy(policy), policy, hash: policyHash(policy), warnings, places };
 }
@@ -48,7 +40,6 @@ export class PolicySource extends EventEmitter<SourceEvents> {
   readonly #changed: StatsListener;
   #settling: NodeJS.Timeout | undefined;
   #hash: string;
-  #busy: Promise<void> = Promise.resolve();
 
   constructor(file: string, current: LoadedPolicy) {
     super();
@@ -69,24 +60,20 @@ export class PolicySource extends EventEmitter<SourceEvents> {
   }
 
   /** Reads the file again. @param always report it even if nothing changed */
-  reload(always: boolean): Promise<void> {
-    this.#busy = this.#busy.then(async () => {
-      try {
-        const loaded = await readPolicy(this.#file);
-        if (!always && loaded.hash === this.#hash) return;
-        this.#hash = loaded.hash;
-        this.emit('loaded', loaded);
-      } catch (error) {
-        this.emit('invalid', error instanceof Error ? error.message : String(error));
-      }
-    });
-    return this.#busy;
+  reload(always: boolean): void {
+    try {
+      const loaded = readPolicy(this.#file);
+      if (!always && loaded.hash === this.#hash) return;
+      this.#hash = loaded.hash;
+      this.emit('loaded', loaded);
+    } catch (error) {
+      this.emit('invalid', error instanceof Error ? error.message : String(error));
+    }
   }
 
-  async close(): Promise<void> {
+  close(): void {
     unwatchFile(this.#file, this.#changed);
     clearTimeout(this.#settling);
-    await this.#busy;
   }
 
   /** Half of a file that is being written could be a valid policy. */
@@ -94,7 +81,7 @@ export class PolicySource extends EventEmitter<SourceEvents> {
     clearTimeout(this.#settling);
     this.#settling = setTimeout(() => {
       if (wasJustWritten(this.#file)) this.#settle();
-      else void this.reload(false);
+      else this.reload(false);
     }, POLL_INTERVAL);
   }
 }

@@ -4,9 +4,10 @@ import { release } from 'node:os';
 
 import type { Logger } from 'pino';
 
-import { attachedPrograms, cgroupId, DirectoryLock, NativeError } from '../../addon/index.js';
+import { cgroupId, DirectoryLock, NativeError } from '../../addon/index.js';
 import { CgroupNames } from '../datapath/cgroups.js';
-import { Datapath } from '../datapath/datapath.js';
+import { Datapath, requireAbi } from '../datapath/datapath.js';
+import { OlderDatapath } from '../datapath/older.js';
 import type { GateMasks } from '../datapath/settings.js';
 import { EXIT, UserError } from '../errors.js';
 import { Metrics } from '../metrics/metrics.js';
@@ -15,7 +16,6 @@ import { LearnedPrograms } from '../policy/learned.js';
 import { formatProblem } from '../policy/parse.js';
 import {
   cgroupRoot,
-  isBpffsDirectory,
   mountBpffsFor,
   requireCgroup,
   requirePinDir,
@@ -33,8 +33,11 @@ import { knownBugs } from '../probe/known-bugs.js';
 import { Adoption } from '../adopt/adopt.js';
 import { Activity } from './activity.js';
 import { Api } from './api.js';
+import { refuseSecondInstance } from './other-instances.js';
 import { Controller } from './controller.js';
-import { type HttpSources, HttpServer, parseListenAddress } from './http.js';
+import { drainAll } from './drain.js';
+import { type HttpSources, HttpServer } from './http.js';
+import { parseListenAddress } from './listen-address.js';
 import { Notifier } from './notify.js';
 import { type LoadedPolicy, PolicySource, readPolicy } from './policy-source.js';
 import { WebConfigFile } from './web-config.js';
@@ -56,8 +59,10 @@ export interface UpOptions {
   stallAfter: number;
   /** Promote although this kernel release has a bug that may strike. */
   acceptKnownBugs?: boolean;
-  /** The compiled bpf/adopt.bpf.c: connections that are there already become pairs. Undefined: they do not. */
-  adoptObjectFile?: string | undefined;
+  /**
+   * The compiled bpf/adopt.bpf.c: connections that are there already become pairs. Undefined: they do not.
+   */
+  adopt?: string | undefined;
   /** With detachOnExit: how long to drain, seconds. */
   timeout: number;
 }
@@ -70,6 +75,8 @@ export interface UpEnvironment {
   say: (line: string) => void;
   /** The program that makes the kernel gate's connections. */
   socketsProgram: string;
+  /** The compiled probe/slipstream-borrow.c. */
+  borrowProgram: string;
   /** Another kernel's names than the running one's, for tests. */
   kernel?: KernelNames;
 }
@@ -86,7 +93,7 @@ export async function up(options: UpOptions, environment: UpEnvironment): Promis
   const notifier = new Notifier(log);
   // Signals count from the first moment on, also while things are being set up.
   const signals = new Signals();
-  const policy = await readPolicy(options.policy);
+  const policy = readPolicy(options.policy);
   for (const warning of policy.warnings) log.warn(formatProblem(warning));
   const address = parseListenAddress(options.metrics);
   const webConfig = options.webConfig === undefined ? undefined : new WebConfigFile(options.webConfig);
@@ -97,10 +104,10 @@ export async function up(options: UpOptions, environment: UpEnvironment): Promis
   const root = cgroupRoot();
   const cgroupDir = options.cgroup === undefined ? wholeHost() : requireCgroup(options.cgroup);
   requireKernel(environment.kernel?.release ?? release());
-  if (options.adoptObjectFile !== undefined) requireKernel(environment.kernel?.release ?? release(), ADOPT_FEATURES);
+  if (options.adopt !== undefined) requireKernel(environment.kernel?.release ?? release(), ADOPT_FEATURES);
 
   requirePinDir(options.pinDir);
-  refuseSecondInstance(options.pinDir, cgroupDir);
+  refuseSecondInstance(options.pinDir, cgroupDir, root);
 
   const sources: HttpSources = {
     metrics: undefined,
@@ -120,19 +127,6 @@ export async function up(options: UpOptions, environment: UpEnvironment): Promis
   } finally {
     await http.close();
     signals.close();
-  }
-}
-
-/** @throws UserError if programs of ours that are not pinned in `pinDir` are attached to the cgroup. */
-function refuseSecondInstance(pinDir: string, cgroupDir: string): void {
-  const own = isBpffsDirectory(pinDir) ? Datapath.pinnedProgramId(pinDir) : undefined;
-  const others = attachedPrograms(cgroupDir, 'sock_ops').filter(({ id }) => id !== own);
-  // Programs have no names without CAP_SYS_ADMIN.
-  const beside = Datapath.programsPinnedBeside(pinDir);
-  if (others.some(({ id, name }) => name === 'identify' || beside.has(id))) {
-    throw new UserError(
-      `another instance is attached to ${cgroupDir}: take it down with its own --pin-dir, or give this one another --cgroup`,
-    );
   }
 }
 
@@ -170,8 +164,12 @@ interface Context extends UpEnvironment {
 async function serve(options: UpOptions, context: Context): Promise<void> {
   const { log, say, sources, signals, notifier } = context;
   notifier.status('trying the kernel out');
-  const adopted = Datapath.pinState(options.pinDir) === 'complete' ? adopt(options, context) : undefined;
+  const state = Datapath.pinState(options.pinDir);
+  if (state === 'newer') requireAbi(options.pinDir);
+  const adopted = state === 'complete' ? adopt(options, context) : undefined;
+  const older = state === 'older' ? openOlder(options, context) : undefined;
   const gate = await passGate(options, context, adopted);
+  if (older !== undefined) await takeOut(older, options, context);
   const datapath = adopted ?? load(options, context);
   datapath.settings.gate = gate.masks;
   const cgroups = new CgroupNames(context.root, {
@@ -201,9 +199,12 @@ async function serve(options: UpOptions, context: Context): Promise<void> {
     cgroups,
     policy: context.policy.compiled,
     log,
+    borrowProgram: context.borrowProgram,
     learned: context.learned,
     stallAfter: options.stallAfter * 1000,
     gate: gate.facts,
+    // TCP bytes often follow redirected ones in a stream, and each time a reader may have to be woken.
+    ...(whyNotWake() !== undefined && { tuning: { streamBytes: 0 } }),
     onPromoted: (seconds, pair) => {
       metrics.promoted(seconds, pair);
     },
@@ -239,7 +240,7 @@ async function serve(options: UpOptions, context: Context): Promise<void> {
   activity.close();
   await adoption?.close();
   notifier.stopping(end === 'signal' && !options.detachOnExit ? 'leaving the datapath in place' : 'draining');
-  await source?.close();
+  source?.close();
   if (end === 'signal' && options.detachOnExit) {
     const kept = await controller.takeDown(options.timeout * 1000);
     await controller.stop();
@@ -266,12 +267,12 @@ async function serve(options: UpOptions, context: Context): Promise<void> {
 }
 
 function adoptConnections(
-  { adoptObjectFile }: UpOptions,
-  { cgroupDir, log }: Context,
+  { adopt: objectFile }: UpOptions,
+  { cgroupDir, log, borrowProgram }: Context,
   datapath: Datapath,
 ): Adoption | undefined {
-  if (adoptObjectFile === undefined) return undefined;
-  const adoption = new Adoption({ datapath, objectFile: adoptObjectFile, cgroupDir, log });
+  if (objectFile === undefined) return undefined;
+  const adoption = new Adoption({ objectFile, borrowProgram, datapath, cgroupDir, log });
   adoption.start();
   return adoption;
 }
@@ -290,22 +291,52 @@ export function keptError(count: number, pinDir: string, seconds: number): UserE
 }
 
 /** Takes over what is pinned. @throws UserError if it belongs to another cgroup or version. */
-function adopt(options: UpOptions, { objectFile, cgroupDir, root, log }: Context): Datapath {
-  const { pinDir } = options;
-  const datapath = Datapath.adopt(objectFile, pinDir);
-  const { attachedCgroup, maxPairs } = datapath.settings;
-  if (attachedCgroup !== cgroupId(cgroupDir)) {
-    const path = new CgroupNames(root).path(attachedCgroup) ?? 'a cgroup that is gone';
-    datapath.close();
-    throw new UserError(
-      `${pinDir} holds a datapath attached to ${path}, not to ${cgroupDir}: give that --cgroup, ` +
-        'take it down first, or use another --pin-dir',
-    );
-  }
+function adopt(options: UpOptions, context: Context): Datapath {
+  const { objectFile, log } = context;
+  const datapath = Datapath.adopt(objectFile, options.pinDir);
+  requireSameCgroup(datapath, options, context);
+  const { maxPairs } = datapath.settings;
   if (maxPairs !== options.maxPairs) {
     log.warn(`the adopted datapath keeps its table of ${String(maxPairs)} pairs; --max-pairs takes effect after down`);
   }
   return datapath;
+}
+
+/** @throws UserError if it is attached elsewhere; then it is closed. */
+function requireSameCgroup(
+  datapath: Datapath | OlderDatapath,
+  { pinDir }: UpOptions,
+  { cgroupDir, root }: Context,
+): void {
+  const { attachedCgroup } = datapath.settings;
+  if (attachedCgroup === cgroupId(cgroupDir)) return;
+  const path = new CgroupNames(root).path(attachedCgroup) ?? 'a cgroup that is gone';
+  datapath.close();
+  throw new UserError(
+    `${pinDir} holds a datapath attached to ${path}, not to ${cgroupDir}: give that --cgroup, ` +
+      'take it down first, or use another --pin-dir',
+  );
+}
+
+/** @throws UserError if what an earlier ABI version pinned can't be drained, or belongs to another cgroup. */
+function openOlder(options: UpOptions, context: Context): OlderDatapath {
+  const older = OlderDatapath.open(options.pinDir);
+  requireSameCgroup(older, options, context);
+  return older;
+}
+
+/** Drains and removes what an earlier ABI version pinned. @throws UserError if readers leave data unread. */
+async function takeOut(older: OlderDatapath, options: UpOptions, { say, notifier }: Context): Promise<void> {
+  const promoted = countPairs(older.pairs.tally().inserted, 'promoted ');
+  const version = String(older.settings.abiVersion);
+  notifier.status(`draining the datapath of ABI version ${version}`);
+  const kept = await drainAll(older, options.timeout * 1000);
+  if (kept.length > 0) {
+    older.close();
+    throw keptError(kept.length, options.pinDir, options.timeout);
+  }
+  older.remove();
+  say(`drained ${promoted} and removed the datapath of ABI version ${version}; their connections stay on TCP`);
 }
 
 function load(options: UpOptions, context: Context): Datapath {
@@ -314,11 +345,20 @@ function load(options: UpOptions, context: Context): Datapath {
     context.log.warn(`removing what an interrupted start left in ${pinDir}`);
     Datapath.removePins(pinDir);
   }
+  let datapath: Datapath;
   try {
-    return Datapath.load({ ...options, ...context });
+    datapath = Datapath.load({ ...options, ...context });
   } catch (error) {
     throw explainLoadError(error, context);
   }
+  try {
+    // One that started at the same moment: whoever is later sees the other.
+    refuseSecondInstance(pinDir, context.cgroupDir, context.root);
+  } catch (error) {
+    datapath.remove();
+    throw error;
+  }
+  return datapath;
 }
 
 /** Puts the kernel's refusal of the datapath into a sentence. */
@@ -439,9 +479,8 @@ function followPolicy(
   });
   signals.onReload = () => {
     notifier.reloading();
-    void source.reload(true).then(() => {
-      notifier.ready(result);
-    });
+    source.reload(true);
+    notifier.ready(result);
   };
   source.watch();
   return source;

@@ -2,7 +2,7 @@
  * Who may ask, and over what: TLS, response headers and users, in the file format of Prometheus' exporter-toolkit
  * (its docs/web-configuration.md). What this server can't do is refused, never passed over.
  */
-import { readFileSync, statSync } from 'node:fs';
+import { statSync } from 'node:fs';
 import { validateHeaderValue } from 'node:http';
 import { dirname, resolve } from 'node:path';
 import { createSecureContext, type SecureContextOptions } from 'node:tls';
@@ -13,6 +13,7 @@ import { EXIT, UserError } from '../errors.js';
 import { formatProblem } from '../policy/parse.js';
 import { anyOf, quote, suggest } from '../policy/words.js';
 import { readYaml, type YamlText } from '../policy/yaml.js';
+import { readTextFile, UnreadableFile } from '../read-file.js';
 
 /** As Go's crypto/tls names them. */
 export const CLIENT_AUTH_TYPES = [
@@ -69,7 +70,9 @@ const tlsSchema = z.strictObject(
     client_auth_type: z
       .enum(CLIENT_AUTH_TYPES, {
         error: ({ input }) =>
-          `unknown client_auth_type ${quote(String(input))}: ${suggest(String(input), CLIENT_AUTH_TYPES)}`,
+          typeof input === 'string'
+            ? `unknown client_auth_type ${quote(input)}: ${suggest(input, CLIENT_AUTH_TYPES)}`
+            : `client_auth_type must be a text: write ${anyOf(CLIENT_AUTH_TYPES)}`,
       })
       .default('NoClientCert'),
     client_ca_file: text('client_ca_file', 'ca.crt').optional(),
@@ -174,9 +177,10 @@ export class WebConfigFile {
   #read(): WebConfig {
     let content: string;
     try {
-      content = readFileSync(this.#file, 'utf8');
+      content = readTextFile(this.#file);
     } catch (error) {
-      throw new UserError(`--web-config ${this.#file}: ${whyUnreadable(error)}`, EXIT.usage);
+      if (!(error instanceof UnreadableFile)) throw error;
+      throw new UserError(`--web-config ${this.#file}: ${error.message}`, EXIT.usage);
     }
     const { config, named } = parseWebConfig(content, this.#file);
     this.#named = named;
@@ -218,9 +222,10 @@ export function parseWebConfig(content: string, file: string): { config: WebConf
     const path = resolve(dirname(file), name);
     named.push(path);
     try {
-      return readFileSync(path, 'utf8');
+      return readTextFile(path);
     } catch (reason) {
-      return fail(yaml.locate(['tls_server_config', key]), `${key} ${quote(name)}: ${whyUnreadable(reason)}`);
+      if (!(reason instanceof UnreadableFile)) throw reason;
+      return fail(yaml.locate(['tls_server_config', key]), `${key} ${quote(name)}: ${reason.message}`);
     }
   };
   const at = (key: string): { line: number; column: number } => yaml.locate(['tls_server_config', key]);
@@ -309,20 +314,6 @@ function isHeaderValue(value: string): boolean {
     return true;
   } catch {
     return false;
-  }
-}
-
-function whyUnreadable(error: unknown): string {
-  const { code, message } = error as NodeJS.ErrnoException;
-  switch (code) {
-    case 'ENOENT':
-      return 'no such file: check the name';
-    case 'EACCES':
-      return 'permission denied: make it readable for the user that runs this';
-    case 'EISDIR':
-      return 'this is a directory: give the file itself';
-    default:
-      return `it can't be read (${message}): check the file`;
   }
 }
 

@@ -11,12 +11,14 @@ import { dirname, join, resolve } from 'node:path';
 import { BpfLink, BpfMap, BpfObject, NativeError, cgroupId, possibleCpus } from '../../addon/index.js';
 import { UserError } from '../errors.js';
 import { receiveSource } from '../probe/kernel.js';
+import { Drainable } from './drainable.js';
 import { Layout, Records } from './layout.js';
-import { PairTable, SIDES, type Side } from './pair-table.js';
+import { pinnedAbiVersion } from './older.js';
+import { PairTable } from './pair-table.js';
 import { ControllerCounters, DEFAULT_TUNING, Settings } from './settings.js';
 
 /** Must equal SLIPSTREAM_ABI_VERSION in bpf/abi.h; a unit test compares them. */
-export const ABI_VERSION = 3;
+export const ABI_VERSION = 4;
 
 const MAP_NAMES = [
   'pairs',
@@ -72,53 +74,68 @@ export interface Total {
   messages: number;
 }
 
-/** What a pin directory holds. */
-export type PinState = 'absent' | 'partial' | 'complete';
+/** What a pin directory holds; `older` and `newer` are of another ABI version. */
+export type PinState = 'absent' | 'partial' | 'complete' | 'older' | 'newer';
 
 const linkPin = (pinDir: string, name: string): string => join(pinDir, `link_${name}`);
 
-export class Datapath {
+export class Datapath extends Drainable<PairTable, Settings> {
   /** Undefined: not pinned. */
   readonly pinDir: string | undefined;
   readonly layout: Layout;
-  readonly pairs: PairTable;
-  readonly settings: Settings;
   readonly controllerCounters: ControllerCounters;
   readonly #maps: Maps;
   readonly #links: Links;
 
   private constructor(pinDir: string | undefined, layout: Layout, maps: Maps, links: Links) {
+    super(
+      new PairTable(layout, maps.pairs.mmap(), maps.pairs.info().maxEntries),
+      new Settings(layout, maps.settings.mmap()),
+      maps.sockets,
+      links.promote,
+    );
     this.pinDir = pinDir;
     this.layout = layout;
     this.#maps = maps;
     this.#links = links;
-    this.pairs = new PairTable(layout, maps.pairs.mmap(), maps.pairs.info().maxEntries);
-    this.settings = new Settings(layout, maps.settings.mmap());
     this.controllerCounters = new ControllerCounters(layout, maps.controller.mmap());
   }
 
   /** What is pinned there, without touching it. */
   static pinState(pinDir: string): PinState {
     if (!existsSync(pinDir) || readdirSync(pinDir).length === 0) return 'absent';
+    const version = pinnedAbiVersion(pinDir);
+    if (version !== 0 && version !== ABI_VERSION) return version < ABI_VERSION ? 'older' : 'newer';
     const names = [...MAP_NAMES.map((name) => join(pinDir, name)), ...LINK_NAMES.map((name) => linkPin(pinDir, name))];
-    return names.every((name) => existsSync(name)) && pinnedAbiVersion(pinDir) !== 0 ? 'complete' : 'partial';
+    return names.every((name) => existsSync(name)) && version !== 0 ? 'complete' : 'partial';
   }
 
   /** Id of the sockops program whose link is pinned there, if one is. */
   static pinnedProgramId(pinDir: string): number | undefined {
     const path = linkPin(pinDir, 'identify');
     if (!existsSync(path)) return undefined;
-    const link = BpfLink.open(path);
+    let link: BpfLink;
+    try {
+      link = BpfLink.open(path);
+    } catch (error) {
+      // Another process has just taken it away.
+      if (error instanceof NativeError && error.code === 'ENOENT') return undefined;
+      throw error;
+    }
     const { programId } = link.info();
     link.close();
     return programId;
   }
 
-  /** Ids of the sockops programs whose links are pinned in the directories beside this one. */
-  static programsPinnedBeside(pinDir: string): Set<number> {
+  /** Directories beside this one by the ids of the sockops programs whose links are pinned there. */
+  static programsPinnedBeside(pinDir: string): Map<number, string> {
     const parent = dirname(resolve(pinDir));
-    const names = existsSync(parent) ? readdirSync(parent) : [];
-    return new Set(names.flatMap((name) => Datapath.pinnedProgramId(join(parent, name)) ?? []));
+    const found = new Map<number, string>();
+    for (const name of existsSync(parent) ? readdirSync(parent) : []) {
+      const id = Datapath.pinnedProgramId(join(parent, name));
+      if (id !== undefined) found.set(id, join(parent, name));
+    }
+    return found;
   }
 
   /**
@@ -172,19 +189,12 @@ export class Datapath {
    * @throws UserError if the pins are of another ABI version.
    */
   static adopt(objectFile: string, pinDir: string): Datapath {
+    requireAbi(pinDir);
     const object = BpfObject.open(objectFile);
     const maps = Object.fromEntries(MAP_NAMES.map((name) => [name, BpfMap.open(join(pinDir, name))])) as Maps;
     const names = [...LINK_NAMES, SECOND_LINK].filter((name) => existsSync(linkPin(pinDir, name)));
     const links = Object.fromEntries(names.map((name) => [name, BpfLink.open(linkPin(pinDir, name))])) as Links;
-    const layout = new Layout(object);
-    const pinned = pinnedAbiVersion(pinDir);
-    if (pinned !== ABI_VERSION) {
-      throw new UserError(
-        `the datapath pinned in ${pinDir} has ABI version ${String(pinned)} and this build reads version ` +
-          `${String(ABI_VERSION)}: run "slipstream-bpf down" of the version that loaded it first`,
-      );
-    }
-    return new Datapath(pinDir, layout, maps, links);
+    return new Datapath(pinDir, new Layout(object), maps, links);
   }
 
   /** Removes pins; whatever nobody else holds is freed by the kernel. The directory, and its lock, stay. */
@@ -217,38 +227,6 @@ export class Datapath {
   /** The ring buffer of struct event. */
   get events(): BpfMap {
     return this.#maps.events;
-  }
-
-  /** Runs the iterator over all paired sockets; returns the number of the run. */
-  runPromote(): number {
-    const pass = this.settings.nextPass();
-    this.#links.promote.runIterator();
-    return pass;
-  }
-
-  /** Takes one socket out of the sockmap. What it has queued is lost: drain first. */
-  evict(slot: number, side: Side): boolean {
-    try {
-      return this.#maps.sockets.delete(socketKey(slot, side));
-    } catch (error) {
-      // An empty index is EINVAL to a sockmap (__sock_map_delete), not ENOENT.
-      if (error instanceof NativeError && error.code === 'EINVAL') return false;
-      throw error;
-    }
-  }
-
-  /** Whether the sockmap holds a socket at this index. */
-  holdsSocket(slot: number, side: Side): boolean {
-    return this.#maps.sockets.lookup(socketKey(slot, side)) !== undefined;
-  }
-
-  /** Slots whose sockets are in the sockmap, whatever their pair's state. */
-  occupiedSlots(): number[] {
-    const slots: number[] = [];
-    for (let slot = 0; slot < this.pairs.capacity; slot++) {
-      if (SIDES.some((side) => this.holdsSocket(slot, side))) slots.push(slot);
-    }
-    return slots;
   }
 
   counters(): DatapathCounters {
@@ -322,18 +300,16 @@ export class Datapath {
   }
 }
 
-/** The first member of struct settings in every ABI version. */
-function pinnedAbiVersion(pinDir: string): number {
-  const map = BpfMap.open(join(pinDir, 'settings'));
-  const version = map.lookup(Buffer.alloc(4))?.readUInt32LE() ?? 0;
-  map.close();
-  return version;
-}
-
-function socketKey(slot: number, side: Side): Buffer {
-  const key = Buffer.alloc(4);
-  key.writeUInt32LE(2 * slot + side);
-  return key;
+/** @throws UserError if what is pinned there is of another ABI version. */
+export function requireAbi(pinDir: string): void {
+  const pinned = pinnedAbiVersion(pinDir);
+  if (pinned === ABI_VERSION || pinned === 0) return;
+  const is = `the datapath pinned in ${pinDir} has ABI version ${String(pinned)} and this version reads ${String(ABI_VERSION)}`;
+  throw new UserError(
+    pinned < ABI_VERSION
+      ? `${is}: "slipstream-bpf up" of this version drains and replaces it, "down" drains and removes it`
+      : `${is}: a later version loaded it; use that, or run its "slipstream-bpf down" first`,
+  );
 }
 
 function unlinkIfThere(path: string): void {

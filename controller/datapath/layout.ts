@@ -99,11 +99,15 @@ export class Layout {
   }
 }
 
+/** A word for atomic operations whose effect is the order they keep. */
+const nobodys = new Int32Array(1);
+
 /** Typed access to an array of one structure, mostly in shared memory. */
 export class Records {
   readonly #view: DataView;
   readonly #stride: number;
   readonly #buffer: ArrayBuffer;
+  #words: Int32Array | undefined;
 
   /** @param base where in the buffer the array begins */
   constructor(buffer: ArrayBuffer, stride: number, base = 0) {
@@ -178,9 +182,26 @@ export class Records {
     bytes.write(text.slice(0, field.size - 1), 'utf8');
   }
 
+  /** Reads a 32-bit member before whatever is read after it. */
+  load(index: number, field: Field): number {
+    this.#words ??= new Int32Array(this.#buffer, 0, this.#buffer.byteLength >> 2);
+    return Atomics.load(this.#words, (this.#view.byteOffset + index * this.#stride + field.offset) >> 2) >>> 0;
+  }
+
+  /** What was read before it was read before what is read after it; a processor of arm64 may do otherwise. */
+  keepOrder(): void {
+    Atomics.exchange(nobodys, 0, 0);
+  }
+
   /** Compare-and-swap of a 32-bit member; true if it held `from`. */
   exchange(index: number, field: Field, from: number, to: number): boolean {
     const words = new Int32Array(this.#buffer, this.#view.byteOffset + index * this.#stride + field.offset, 1);
     return Atomics.compareExchange(words, 0, from | 0, to | 0) === (from | 0);
+  }
+
+  /** Likewise of a 64-bit member. */
+  exchangeBig(index: number, field: Field, from: bigint, to: bigint): boolean {
+    const words = new BigUint64Array(this.#buffer, this.#view.byteOffset + index * this.#stride + field.offset, 1);
+    return Atomics.compareExchange(words, 0, from, to) === from;
   }
 }

@@ -3,36 +3,10 @@
  * pair. State changes are compare-and-swap on the control word (bpf/abi.h), so a
  * decision taken on an old reading never touches a later pair.
  */
+import { type Control, DrainTable, otherSide, type Side, SIDES, type State } from './drainable.js';
 import { type Field, type Layout, Records } from './layout.js';
 
-export const SIDES = [0, 1] as const;
-export type Side = (typeof SIDES)[number];
-
-/** The peer's side. */
-export function otherSide(side: Side): Side {
-  return side === 0 ? 1 : 0;
-}
-
-export const STATES = [
-  'free',
-  'half',
-  'joining',
-  'observed',
-  'candidate',
-  'approved',
-  'inserted',
-  'draining',
-  'leaving',
-  'closed',
-] as const;
-export type State = (typeof STATES)[number];
-
-/** A pair's control word: which pair it was, and its state, when it was read. */
-export interface Control {
-  readonly word: number;
-  readonly generation: number;
-  readonly state: State;
-}
+export * from './drainable.js';
 
 /** One end of a connection. */
 export interface End {
@@ -53,6 +27,7 @@ export interface End {
 
 /** What one end sent. */
 export interface Direction {
+  /** What the next message would use, if nothing else keeps it from that. */
   readonly path: 'tcp' | 'direct';
   readonly held: boolean;
   readonly redirectedBytes: number;
@@ -79,6 +54,8 @@ export interface PairRecord {
   readonly promotions: number;
   /** It was a connection before the datapath was there. */
   readonly adopted: boolean;
+  /** Runs in one direction are redirected, too: it was measured to be faster. */
+  readonly stream: boolean;
   /** Turns wanted of this pair; 0: the global setting. */
   readonly promoteAfter: number;
   /** What was seen since the window of observation began: changes of the receiving side, receives, bytes. */
@@ -101,13 +78,9 @@ export interface SocketHolder {
 /** Result of the iterator's attempt to insert one socket. */
 export type InsertResult = { kind: 'pending' } | { kind: 'done' } | { kind: 'refused'; reason: string };
 
-const STATE_BITS = 8;
-const STATE_MASK = (1 << STATE_BITS) - 1;
-
 type PerSide = readonly [Field, Field];
 
-export class PairTable {
-  readonly capacity: number;
+export class PairTable extends DrainTable {
   readonly #records: Records;
   readonly #f;
   readonly #refusals: string[];
@@ -117,14 +90,12 @@ export class PairTable {
 
   /** @param memory the mapped values of the map `pairs`. */
   constructor(layout: Layout, memory: ArrayBuffer, capacity: number) {
+    super(layout, memory, capacity);
     const stride = Math.ceil(layout.size('pair') / 8) * 8;
-    this.capacity = capacity;
     this.#records = new Records(memory, stride);
     const one = (path: string): Field => layout.field('pair', path);
     const two = (path: string): PerSide => [one(path.replace('%', '0')), one(path.replace('%', '1'))];
     this.#f = {
-      control: one('control'),
-      closed: one('closed'),
       key: one('key'),
       backlogLimit: one('backlog_limit'),
       forbidden: one('forbidden'),
@@ -139,6 +110,7 @@ export class PairTable {
       candidateNs: one('candidate_ns'),
       insertedNs: one('inserted_ns'),
       retryNs: one('retry_ns'),
+      streamRetryNs: one('stream_retry_ns'),
       cgroup: two('cgroup[%]'),
       netns: two('netns[%]'),
       promotions: one('promotions'),
@@ -151,16 +123,15 @@ export class PairTable {
       remote: two('address[%].remote'),
       localPort: two('address[%].local_port'),
       remotePort: two('address[%].remote_port'),
-      redirectedBytes: two('direction[%].redirected_bytes'),
       redirectedMessages: two('direction[%].redirected_messages'),
       passedMessages: two('direction[%].passed_messages'),
       fenced: two('direction[%].fenced'),
       path: two('direction[%].path'),
       lastPass: two('direction[%].last_pass'),
       switches: two('direction[%].switches'),
-      overtaken: two('direction[%].overtaken'),
       behind: two('direction[%].behind'),
       leaveSince: two('direction[%].leave_since'),
+      stream: two('direction[%].stream'),
       crossing: two('reader[%].crossing'),
       stalledNs: two('stalled_ns[%]'),
       receivedBytes: two('reader[%].received_bytes'),
@@ -179,34 +150,6 @@ export class PairTable {
     this.#notices = { EMPTY: NOTICE_EMPTY, MEMORY: NOTICE_MEMORY };
   }
 
-  control(slot: number): Control {
-    return decodeControl(this.#records.get(slot, this.#f.control));
-  }
-
-  /** Moves a pair on if it is still in the state that was read. */
-  change(slot: number, control: Control, state: State): Control | undefined {
-    const word = ((control.word & ~STATE_MASK) | STATES.indexOf(state)) >>> 0;
-    return this.#records.exchange(slot, this.#f.control, control.word, word) ? decodeControl(word) : undefined;
-  }
-
-  /** Slots in the wanted states, in order. */
-  *slots(...states: State[]): Generator<[number, Control]> {
-    const wanted = STATES.map((state) => states.includes(state));
-    for (let slot = 0; slot < this.capacity; slot++) {
-      const word = this.#records.get(slot, this.#f.control);
-      if (wanted[word & STATE_MASK] === true) yield [slot, decodeControl(word)];
-    }
-  }
-
-  /** Number of slots in each state. */
-  tally(): Record<State, number> {
-    const tally = Object.fromEntries(STATES.map((state) => [state, 0])) as Record<State, number>;
-    for (let slot = 0; slot < this.capacity; slot++) {
-      tally[STATES[this.#records.get(slot, this.#f.control) & STATE_MASK] ?? 'closed']++;
-    }
-    return tally;
-  }
-
   /**
    * Copies a slot; undefined if it is not `control`'s pair any more when the copy
    * is done.
@@ -217,34 +160,28 @@ export class PairTable {
     const record: PairRecord = {
       slot,
       control,
-      closedSides: r.get(slot, f.closed),
+      closedSides: this.closedSides(slot),
       createdNs: r.getBig(slot, f.createdNs),
       candidateNs: r.getBig(slot, f.candidateNs),
       insertedNs: r.getBig(slot, f.insertedNs),
-      retryNs: r.getBig(slot, f.retryNs),
+      retryNs: this.retryNs(slot),
       promotions: r.get(slot, f.promotions),
       adopted: r.get(slot, f.adopted) !== 0,
+      stream: this.isStream(slot),
       promoteAfter: r.get(slot, f.promoteAfter),
       window: {
         turns: r.get(slot, f.turns),
         receives: r.get(slot, f.windowReceives),
         bytes: r.get(slot, f.windowBytes),
       },
-      refusal: this.#refusals[r.get(slot, f.reason)] ?? 'unknown',
-      demotion: this.#demotions[r.get(slot, f.demotion)] ?? 'unknown',
+      refusal: this.refusal(slot),
+      demotion: this.demotion(slot),
       backlogLimit: r.get(slot, f.backlogLimit),
       ends: [this.#end(slot, 0), this.#end(slot, 1)],
-      directions: [this.#direction(slot, 0), this.#direction(slot, 1)],
+      directions: [this.#direction(slot, 0, control.state), this.#direction(slot, 1, control.state)],
     };
+    r.keepOrder();
     return this.control(slot).generation === control.generation ? record : undefined;
-  }
-
-  closedSides(slot: number): number {
-    return this.#records.get(slot, this.#f.closed);
-  }
-
-  redirectedBytes(slot: number, side: Side): number {
-    return this.#records.get(slot, this.#f.redirectedBytes[side]);
   }
 
   redirectedMessages(slot: number, side: Side): number {
@@ -269,6 +206,28 @@ export class PairTable {
     return this.#records.getBig(slot, this.#f.key);
   }
 
+  /** Whether either end has this port, of its own or of its peer. */
+  hasPort(slot: number, port: number): boolean {
+    return SIDES.some(
+      (side) =>
+        this.#records.get(slot, this.#f.localPort[side]) === port ||
+        this.#records.get(slot, this.#f.remotePort[side]) === port,
+    );
+  }
+
+  /** Why it was last taken back; `none` if it never was. */
+  demotion(slot: number): string {
+    return this.#demotions[this.#records.get(slot, this.#f.demotion)] ?? 'unknown';
+  }
+
+  refusal(slot: number): string {
+    return this.#refusals[this.#records.get(slot, this.#f.reason)] ?? 'unknown';
+  }
+
+  retryNs(slot: number): bigint {
+    return this.#records.getBig(slot, this.#f.retryNs);
+  }
+
   candidateNs(slot: number): bigint {
     return this.#records.getBig(slot, this.#f.candidateNs);
   }
@@ -282,8 +241,9 @@ export class PairTable {
    * direction starts on TCP behind a new fence (invariant 2).
    * @param backlogLimit bytes a direction may have redirected and unread
    * @param forbidden evidence bits of a reader that stop redirection to it
+   * @param stream whether runs in one direction are redirected, too
    */
-  prepare(slot: number, backlogLimit: number, forbidden: number): void {
+  prepare(slot: number, backlogLimit: number, forbidden: number, stream = false): void {
     const r = this.#records;
     const f = this.#f;
     this.setLimits(slot, backlogLimit, forbidden);
@@ -292,6 +252,7 @@ export class PairTable {
       r.set(slot, f.path[side], 0);
       r.set(slot, f.behind[side], 0);
       r.set(slot, f.leaveSince[side], 0);
+      r.set(slot, f.stream[side], stream ? 1 : 0);
       r.set(slot, f.crossing[side], 0n);
       r.set(slot, f.fenced[side], 0);
       r.set(slot, f.insert[side], 0);
@@ -310,18 +271,13 @@ export class PairTable {
     return value > 0 ? { kind: 'done' } : { kind: 'refused', reason: this.#refusals[-value] ?? 'unknown' };
   }
 
-  markInserted(slot: number, nowNs: bigint): void {
+  /** @param counts false: it says nothing of how long promotions of this pair last */
+  markInserted(slot: number, nowNs: bigint, counts = true): void {
     this.#records.set(slot, this.#f.insertedNs, nowNs);
-    this.#records.add(slot, this.#f.promotions, 1);
+    if (counts) this.#records.add(slot, this.#f.promotions, 1);
   }
 
-  /** Bytes redirected to a reader that it has consumed, as of the iterator's run `pass`. */
-  drained(slot: number, reader: Side, pass: number): number | undefined {
-    if (this.#records.get(slot, this.#f.drainPass[reader]) !== pass) return undefined;
-    return this.#records.get(slot, this.#f.drained[reader]);
-  }
-
-  /** The same as of the iterator's last run that met this socket, with its number; 0: none has. */
+  /** drained() as of the iterator's last run that met this socket, with its number; 0: none has. */
   lastDrained(slot: number, reader: Side): { pass: number; bytes: number } {
     const pass = this.#records.get(slot, this.#f.drainPass[reader]);
     return { pass, bytes: this.#records.get(slot, this.#f.drained[reader]) };
@@ -360,11 +316,6 @@ export class PairTable {
     return this.#passes[this.#records.get(slot, this.#f.lastPass[sender])];
   }
 
-  /** Whether TCP bytes of this direction were taken before redirected ones. */
-  overtaken(slot: number, sender: Side): boolean {
-    return this.#records.get(slot, this.#f.overtaken[sender]) !== 0;
-  }
-
   stalledNs(slot: number, reader: Side): bigint {
     return this.#records.getBig(slot, this.#f.stalledNs[reader]);
   }
@@ -390,6 +341,28 @@ export class PairTable {
   /** No candidate before this time (CLOCK_MONOTONIC, nanoseconds). */
   setRetry(slot: number, ns: bigint): void {
     this.#records.set(slot, this.#f.retryNs, ns);
+  }
+
+  /** No candidate as a stream before this time (CLOCK_MONOTONIC, nanoseconds). */
+  setStreamRetry(slot: number, ns: bigint): void {
+    this.#records.set(slot, this.#f.streamRetryNs, ns);
+  }
+
+  /** Bytes received in the present window of observation. */
+  windowBytes(slot: number): number {
+    return this.#records.get(slot, this.#f.windowBytes);
+  }
+
+  /** Starts the observation anew, of a CANDIDATE: nobody else writes then. */
+  startWindow(slot: number): void {
+    for (const field of [this.#f.turns, this.#f.windowReceives, this.#f.windowBytes]) {
+      this.#records.set(slot, field, field.size === 8 ? 0n : 0);
+    }
+  }
+
+  /** Whether runs in one direction are redirected, too. */
+  isStream(slot: number): boolean {
+    return this.#records.get(slot, this.#f.stream[0]) !== 0;
   }
 
   /** Turns wanted of this pair before it is a candidate again; 0: the global setting. */
@@ -418,12 +391,13 @@ export class PairTable {
     };
   }
 
-  #direction(slot: number, side: Side): Direction {
+  #direction(slot: number, side: Side, state: State): Direction {
     const r = this.#records;
     const f = this.#f;
     const passedMessages = this.passedMessages(slot, side);
     return {
-      path: r.get(slot, f.path[side]) === 1 ? 'direct' : 'tcp',
+      // The word is that of the last message; outside this state the next one uses TCP.
+      path: state === 'inserted' && r.get(slot, f.path[side]) === 1 ? 'direct' : 'tcp',
       held: r.get(slot, f.hold[side]) !== 0,
       redirectedBytes: this.redirectedBytes(slot, side),
       redirectedMessages: this.redirectedMessages(slot, side),
@@ -434,15 +408,6 @@ export class PairTable {
       stalledNs: this.stalledNs(slot, otherSide(side)),
     };
   }
-}
-
-/** Splits a control word into generation and state. */
-export function decodeControl(word: number): Control {
-  return {
-    word: word >>> 0,
-    generation: word >>> STATE_BITS,
-    state: STATES[word & STATE_MASK] ?? 'closed',
-  };
 }
 
 /** Whether 16 address bytes are an IPv4 address. */

@@ -1,4 +1,5 @@
 /** The two single-record maps that the controller writes: settings and its own counters. */
+import { DrainSettings } from './drainable.js';
 import { type Field, type Layout, Records } from './layout.js';
 
 /** What the programs go by, besides each pair's own fields. */
@@ -16,6 +17,8 @@ export interface Tuning {
    * and TCP itself; milliseconds, 0: never.
    */
   keepalive: number;
+  /** Bytes received without request and response that make a pair a candidate as a stream; 0: none is. */
+  streamBytes: number;
 }
 
 export const DEFAULT_TUNING: Tuning = {
@@ -24,10 +27,12 @@ export const DEFAULT_TUNING: Tuning = {
   runMessages: 16,
   runBytes: 1024 * 1024,
   keepalive: 1000,
+  streamBytes: 16 * 1024 * 1024,
 };
 
 /** Length of a tick of struct settings and struct direction, milliseconds (TICK_SHIFT in bpf/abi.h). */
-const TICK = 2 ** 20 / 1e6;
+const TICK_SHIFT = 20n;
+const TICK = 2 ** Number(TICK_SHIFT) / 1e6;
 
 /** What the kernel gate found, by finding such as `fionread`; what is in neither list is right. */
 export interface GateMasks {
@@ -35,41 +40,32 @@ export interface GateMasks {
   unknown: readonly string[];
 }
 
-export class Settings {
+export class Settings extends DrainSettings {
   readonly #records: Records;
   readonly #f;
   /** enum gate_finding: bit numbers by enumerator. */
   readonly #gateBits: Record<string, number>;
 
   constructor(layout: Layout, memory: ArrayBuffer) {
+    super(layout, memory);
     this.#records = new Records(memory, layout.size('settings'));
     const one = (path: string): Field => layout.field('settings', path);
     this.#f = {
-      abiVersion: one('abi_version'),
       maxPairs: one('max_pairs'),
       promoteAfter: one('promote_after'),
       messageLimit: one('message_limit'),
       runMessages: one('run_messages'),
       runBytes: one('run_bytes'),
       keepalive: one('keepalive'),
-      paused: one('paused'),
-      leave: one('leave'),
-      pass: one('pass'),
-      attachedCgroup: one('attached_cgroup'),
+      streamBytes: one('stream_bytes'),
+      alive: one('alive'),
       loadedNs: one('loaded_ns'),
       version: one('version'),
       gateFailed: one('gate_failed'),
       gateUnknown: one('gate_unknown'),
+      measurement: one('measurement'),
     };
     this.#gateBits = layout.values('gate_finding');
-  }
-
-  /** 0 until the datapath that wrote it was complete. */
-  get abiVersion(): number {
-    return this.#records.get(0, this.#f.abiVersion);
-  }
-  set abiVersion(version: number) {
-    this.#records.set(0, this.#f.abiVersion, version);
   }
 
   get maxPairs(): number {
@@ -81,29 +77,6 @@ export class Settings {
 
   get promoteAfter(): number {
     return this.#records.get(0, this.#f.promoteAfter);
-  }
-
-  /** True: no new pairs and no new candidates. */
-  get paused(): boolean {
-    return this.#records.get(0, this.#f.paused) !== 0;
-  }
-  set paused(paused: boolean) {
-    this.#records.set(0, this.#f.paused, paused ? 1 : 0);
-  }
-
-  /** True: `down` asks the running controller to end and leave the datapath to it. */
-  get leave(): boolean {
-    return this.#records.get(0, this.#f.leave) !== 0;
-  }
-  set leave(leave: boolean) {
-    this.#records.set(0, this.#f.leave, leave ? 1 : 0);
-  }
-
-  get attachedCgroup(): bigint {
-    return this.#records.getBig(0, this.#f.attachedCgroup);
-  }
-  set attachedCgroup(id: bigint) {
-    this.#records.set(0, this.#f.attachedCgroup, id);
   }
 
   /** When the programs were loaded: CLOCK_MONOTONIC, nanoseconds. */
@@ -120,6 +93,16 @@ export class Settings {
   }
   set version(version: string) {
     this.#records.setText(0, this.#f.version, version);
+  }
+
+  /** What `bench --port` asks of the controller, as decisions/measurement.ts reads it; 0n: nothing. */
+  get measurement(): bigint {
+    return this.#records.getBig(0, this.#f.measurement);
+  }
+
+  /** False: it was not `from` any more, and was not changed. */
+  changeMeasurement(from: bigint, to: bigint): boolean {
+    return this.#records.exchangeBig(0, this.#f.measurement, from, to);
   }
 
   /** The result of the gate that the last controller ran. */
@@ -149,13 +132,16 @@ export class Settings {
     this.#records.set(0, this.#f.runMessages, tuning.runMessages);
     this.#records.set(0, this.#f.runBytes, tuning.runBytes);
     this.#records.set(0, this.#f.keepalive, Math.ceil(tuning.keepalive / TICK));
+    this.#records.set(0, this.#f.streamBytes, tuning.streamBytes);
   }
 
-  /** Numbers the iterator's next run. Never 0, which means "never" in a slot. */
-  nextPass(): number {
-    const next = (this.#records.get(0, this.#f.pass) + 1) % 2 ** 32 || 1;
-    this.#records.set(0, this.#f.pass, next);
-    return next;
+  get streamBytes(): number {
+    return this.#records.get(0, this.#f.streamBytes);
+  }
+
+  /** Says that there is a controller, for the programs. @param nowNs CLOCK_MONOTONIC */
+  markAlive(nowNs: bigint): void {
+    this.#records.set(0, this.#f.alive, Number((nowNs >> TICK_SHIFT) & 0xffff_ffffn));
   }
 }
 

@@ -5,6 +5,7 @@ import { type CompiledPolicy, decidePair, excludedProgram } from '../policy/eval
 import { builtInHelperPorts, unnamedHelperPort } from '../policy/helper-ports.js';
 import type { LearnedPrograms } from '../policy/learned.js';
 import type { Hazard } from '../policy/programs.js';
+import type { Streaming } from '../policy/schema.js';
 
 /** Bits of reader.evidence by name (enum evidence in bpf/abi.h). */
 export type EvidenceBits = Readonly<Record<string, number>>;
@@ -49,7 +50,7 @@ export interface CandidateFacts {
 export type Retry = 'never' | 'policy' | { afterMs: number };
 
 export type Verdict =
-  | { kind: 'approve'; backlog: number; forbidden: number; rule: string }
+  | { kind: 'approve'; backlog: number; streams: Streaming; forbidden: number; rule: string }
   | { kind: 'wait'; turns: number }
   | { kind: 'refuse'; reason: string; retry: Retry };
 
@@ -101,6 +102,7 @@ export function judgeCandidate(facts: CandidateFacts, policy: CompiledPolicy, bi
   return {
     kind: 'approve',
     backlog: decision.backlog,
+    streams: decision.streams,
     forbidden: hardEvidence(bits) | blocking,
     rule: decision.rule,
   };

@@ -10,6 +10,7 @@ import {
   type End,
   excludedProgram,
 } from '../policy/evaluate.js';
+import { decodeMeasurement } from '../decisions/measurement.js';
 import type { LearnedPrograms } from '../policy/learned.js';
 import type { Action } from '../policy/schema.js';
 import { type GateFacts, gateFacts } from '../probe/findings.js';
@@ -193,6 +194,7 @@ class Explainer {
     const known = [row.client, row.server].map(({ program, cgroup }) =>
       learned.list.find((entry) => entry.program === program && entry.cgroup === cgroup),
     );
+    const request = decodeMeasurement(datapath.settings.measurement, this.#now);
     const turnsWanted = record.promoteAfter || datapath.settings.promoteAfter;
     return {
       kind: 'pair',
@@ -206,6 +208,7 @@ class Explainer {
         kernelRefusal: this.#gate.refusal,
         controllerRunning,
         paused: datapath.settings.paused,
+        measured: controllerRunning && request !== undefined && datapath.pairs.hasPort(record.slot, request.port),
         turnsWanted,
         nowNs: this.#now,
       }),

@@ -2,12 +2,20 @@
  * The TCP sockets of this host in every network namespace, and who holds them, from /proc. Sees what the processes of
  * this PID namespace see, and the namespaces that ip-netns(8) has names for.
  */
-import { execFileSync } from 'node:child_process';
-import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
+import { execFileSync, spawn } from 'node:child_process';
+import { createReadStream, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
 import { join } from 'node:path';
+import type { Readable } from 'node:stream';
 import { setImmediate } from 'node:timers/promises';
 
-import { type HostSocket, parseConntrack, parseLocalAddresses, parseTcp, type Translation } from './proc-net.js';
+import {
+  type HostSocket,
+  parseConntrack,
+  parseLocalAddresses,
+  parseTcp,
+  parseTcpLine,
+  type Translation,
+} from './proc-net.js';
 
 export interface HostView {
   readonly sockets: readonly HostSocket[];
@@ -47,7 +55,7 @@ export function readHost(): HostView {
   const addresses = new Set<string>();
   const namespaces = findNamespaces();
   let tracked = false;
-  for (const [netns, read] of namespaces) {
+  for (const [netns, { read }] of namespaces) {
     sockets.push(...parseTcp(read('tcp'), netns), ...parseTcp(read('tcp6'), netns));
     for (const address of parseLocalAddresses(read('fib_trie'), read('if_inet6'))) addresses.add(address);
     const conntrack = read('nf_conntrack');
@@ -57,45 +65,99 @@ export function readHost(): HostView {
   return { sockets, translations, addresses, namespaces: namespaces.size, tracked };
 }
 
-/** Inodes of the established TCP sockets of all namespaces. */
-export function establishedInodes(): Set<number> {
+/**
+ * Inodes of the established TCP sockets of all namespaces. The kernel walks through all its sockets for each of them,
+ * which takes milliseconds: others have their turn meanwhile.
+ * @throws AbortError when `signal` is aborted
+ */
+export async function establishedInodes(signal?: AbortSignal): Promise<Set<number>> {
   const inodes = new Set<number>();
-  for (const [netns, read] of findNamespaces()) {
-    for (const { state, inode } of [...parseTcp(read('tcp'), netns), ...parseTcp(read('tcp6'), netns)]) {
-      if (state === 'established' && inode !== 0) inodes.add(inode);
+  for (const [netns, { open }] of findNamespaces()) {
+    for (const name of ['tcp', 'tcp6']) {
+      signal?.throwIfAborted();
+      for await (const line of lines(open(name))) {
+        const { state, inode = 0 } = parseTcpLine(line, netns) ?? {};
+        if (state === 'established' && inode !== 0) inodes.add(inode);
+      }
     }
   }
   return inodes;
 }
 
-/** One descriptor of each of these sockets; those that nobody holds are left out. Lets others have their turn meanwhile. */
-export async function findDescriptors(inodes: ReadonlySet<number>): Promise<Descriptor[]> {
+/** Of a file that may not be there; what can't be read has none. */
+async function* lines(file: Readable): AsyncGenerator<string> {
+  let rest = '';
+  try {
+    for await (const part of file.setEncoding('utf8') as AsyncIterable<string>) {
+      const [first = '', ...others] = part.split('\n');
+      rest += first;
+      for (const next of others) {
+        yield rest;
+        rest = next;
+      }
+    }
+  } catch {
+    // As of a process that has ended.
+  }
+}
+
+export interface SearchOptions {
+  /** Only those that a process of this cgroup holds, or of one below it; path below the cgroup v2 root. */
+  below?: string | undefined;
+  signal?: AbortSignal;
+}
+
+/** So many descriptors are looked at before others have their turn. */
+const BATCH = 256;
+
+/**
+ * One descriptor of each of these sockets; those that nobody holds are left out. Lets others have their turn meanwhile.
+ * @throws AbortError when `signal` is aborted
+ */
+export async function findDescriptors(
+  inodes: ReadonlySet<number>,
+  { below, signal }: SearchOptions = {},
+): Promise<Descriptor[]> {
   const found = new Map<number, Descriptor>();
   for (const pid of processes()) {
-    for (const name of list(`/proc/${pid}/fd`)) {
+    if (below !== undefined && !isBelow(cgroupOf(pid), below)) continue;
+    for (const [index, name] of list(`/proc/${pid}/fd`).entries()) {
       const inode = socketInode(pid, name);
-      if (!inodes.has(inode) || found.has(inode)) continue;
-      found.set(inode, { pid: Number(pid), descriptor: Number(name), inode });
+      if (inodes.has(inode) && !found.has(inode))
+        found.set(inode, { pid: Number(pid), descriptor: Number(name), inode });
+      if (index % BATCH === BATCH - 1) await setImmediate(undefined, { signal });
     }
-    await setImmediate();
+    await setImmediate(undefined, { signal });
   }
   return [...found.values()];
 }
 
-/** Reads a file of /proc/net inside a namespace; '' if it can't be read. */
-type ReadNet = (name: string) => string;
+/** What can't be told may be there. */
+function isBelow(cgroup: string | null, parent: string): boolean {
+  return cgroup === null || cgroup === parent || cgroup.startsWith(`${parent}/`);
+}
+
+/** How a namespace is looked into. */
+interface Namespace {
+  /** Reads a file of /proc/net inside; '' if it can't be read. */
+  read: (name: string) => string;
+  open: (name: string) => Readable;
+}
 
 /** By their number as the kernel shows it. */
-function findNamespaces(): Map<number, ReadNet> {
-  const found = new Map<number, ReadNet>();
+function findNamespaces(): Map<number, Namespace> {
+  const found = new Map<number, Namespace>();
   for (const pid of processes()) {
     const netns = Number(/\d+/.exec(readLink(`/proc/${pid}/ns/net`))?.[0]);
-    if (netns > 0 && !found.has(netns)) found.set(netns, (name) => readText(`/proc/${pid}/net/${name}`));
+    if (!(netns > 0) || found.has(netns)) continue;
+    const path = (name: string): string => `/proc/${pid}/net/${name}`;
+    found.set(netns, { read: (name) => readText(path(name)), open: (name) => createReadStream(path(name)) });
   }
   for (const name of list(NAMED)) {
     const path = join(NAMED, name);
     const netns = statSync(path, { throwIfNoEntry: false })?.ino ?? 0;
-    if (netns > 0 && !found.has(netns)) found.set(netns, (file) => readInside(path, file));
+    if (!(netns > 0) || found.has(netns)) continue;
+    found.set(netns, { read: (file) => readInside(path, file), open: (file) => openInside(path, file) });
   }
   return found;
 }
@@ -103,7 +165,7 @@ function findNamespaces(): Map<number, ReadNet> {
 /** Of a namespace without a process of its own: nsenter(1) is one for a moment. */
 function readInside(path: string, name: string): string {
   try {
-    return execFileSync('nsenter', [`--net=${path}`, 'cat', `/proc/self/net/${name}`], {
+    return execFileSync('nsenter', enter(path, name), {
       encoding: 'utf8',
       stdio: ['ignore', 'pipe', 'ignore'],
       maxBuffer: 2 ** 30,
@@ -112,6 +174,14 @@ function readInside(path: string, name: string): string {
     return '';
   }
 }
+
+function openInside(path: string, name: string): Readable {
+  const child = spawn('nsenter', enter(path, name), { stdio: ['ignore', 'pipe', 'ignore'] });
+  child.once('error', (error) => child.stdout.destroy(error));
+  return child.stdout;
+}
+
+const enter = (path: string, name: string): string[] => [`--net=${path}`, 'cat', `/proc/self/net/${name}`];
 
 /** Who holds these sockets, by inode; those that nobody holds are left out. */
 export function findHolders(inodes: ReadonlySet<number>): Map<number, Holder[]> {
@@ -149,10 +219,19 @@ function describeProcess(pid: number, uptime: number): Holder {
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   return {
     pid,
-    program: readText(`/proc/${String(pid)}/comm`).trimEnd(),
-    cgroup: /^0::(.*)$/m.exec(readText(`/proc/${String(pid)}/cgroup`))?.[1] ?? null,
+    program: programOf(pid),
+    cgroup: cgroupOf(String(pid)),
     ageSeconds: uptime - Number(fields[19] ?? 0) / TICKS_PER_SECOND,
   };
+}
+
+/** As in /proc/PID/comm; '' if it has ended. */
+export function programOf(pid: number): string {
+  return readText(`/proc/${String(pid)}/comm`).trimEnd();
+}
+
+function cgroupOf(pid: string): string | null {
+  return /^0::(.*)$/m.exec(readText(`/proc/${pid}/cgroup`))?.[1] ?? null;
 }
 
 function processes(): string[] {

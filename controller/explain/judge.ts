@@ -1,5 +1,5 @@
 /** Why a connection is or is not accelerated, and what would change it, in words. Pure. */
-import type { PairRecord } from '../datapath/pair-table.js';
+import type { PairRecord, State } from '../datapath/pair-table.js';
 import { type ExcludedProgram, type PairDecision } from '../policy/evaluate.js';
 import type { LearnedProgram } from '../policy/learned.js';
 import { quote } from '../policy/words.js';
@@ -66,6 +66,8 @@ export interface PairFacts {
   kernelRefusal: FindingId | undefined;
   controllerRunning: boolean;
   paused: boolean;
+  /** "bench --port" measures the pairs of a port of it, and a controller does what that asks. */
+  measured: boolean;
   /** Turns each way that make a candidate. */
   turnsWanted: number;
   /** CLOCK_MONOTONIC, nanoseconds. */
@@ -95,6 +97,9 @@ const PASSES: Readonly<Record<string, string>> = {
   keepalive: 'one a second does, for the timers of NAT and keepalive',
 };
 
+/** In which a pair can be while "bench" has it on TCP. */
+const MEASURED_STATES: ReadonlySet<State> = new Set(['observed', 'approved', 'draining', 'leaving']);
+
 type Told = Pick<Judgement, 'decidedBy' | 'because' | 'change'> & { name?: string };
 
 export function judgePair(facts: PairFacts): Judgement {
@@ -121,6 +126,14 @@ export function judgePair(facts: PairFacts): Judgement {
       because: `${names[stalled === 0 ? 1 : 0]} takes nothing of the data that was redirected to it. Nothing is lost: it finds them when it reads.`,
       change:
         'See what that program does (stopped, busy, or reading by splice); its program is not accelerated again until "learned --forget".',
+    };
+  }
+  if (facts.measured && record.demotion === 'measured' && MEASURED_STATES.has(state) && record.refusal === 'none') {
+    return {
+      verdict: 'pending',
+      ...decided(demotion(record.demotion)),
+      because:
+        '"bench --port" measures it: it is on TCP for a moment, and on the direct path again in the next window.',
     };
   }
   switch (state) {
@@ -202,7 +215,9 @@ function judgeInserted(record: PairRecord): Judgement {
       verdict: 'accelerated',
       decidedBy: 'traffic',
       name: null,
-      because: "Both directions redirect: messages go from send() straight into the reader's queue.",
+      because: record.stream
+        ? "Its stream was measured to be faster redirected: messages go from send() straight into the reader's queue."
+        : "Both directions redirect: messages go from send() straight into the reader's queue.",
       change: null,
     };
   }
@@ -244,8 +259,9 @@ function judgeWatched({ record, turnsWanted }: PairFacts): Judgement {
   if (receives > 8 * turnsWanted) {
     return {
       ...base,
-      because: `Its traffic is not request and response: ${String(receives)} receives, ${formatCount(bytes / receives)} bytes each, without the pattern that is faster on the direct path. TCP is the better way for streams.`,
-      change: 'It is promoted by itself when the two sides alternate in messages of up to 64 KiB.',
+      because: `Its traffic is not request and response: ${String(receives)} receives, ${formatCount(bytes / receives)} bytes each, without the pattern that is always faster on the direct path.`,
+      change:
+        'It is promoted by itself when the two sides alternate in messages of up to 64 KiB, or when a stream is measured to be faster redirected.',
     };
   }
   return {
@@ -265,6 +281,13 @@ function demotion(reason: string): Told {
         name: reason,
         because: 'its traffic turned into a stream, which TCP carries faster.',
         change: 'It is tried again by itself after a pause that doubles from a second to ten minutes.',
+      };
+    case 'slower':
+      return {
+        decidedBy: 'traffic',
+        name: reason,
+        because: 'its stream was measured on both ways, and TCP carries it as fast or faster.',
+        change: 'It is measured again by itself after a pause that doubles from a second to ten minutes.',
       };
     case 'policy':
       return {
@@ -293,6 +316,13 @@ function demotion(reason: string): Told {
         name: reason,
         because: 'a reader took bytes by another call than recv, such as splice.',
         change: 'A new connection whose readers do not.',
+      };
+    case 'measured':
+      return {
+        decidedBy: 'datapath',
+        name: reason,
+        because: '"bench --port" measured it on TCP.',
+        change: 'It goes back by itself when the measurement ends.',
       };
     case 'forged':
       return {

@@ -36,20 +36,21 @@ export interface HostSocket {
 
 /** Sockets of /proc/PID/net/tcp or tcp6. @param netns whose they are */
 export function parseTcp(text: string, netns: number): HostSocket[] {
-  const sockets: HostSocket[] = [];
-  for (const line of text.split('\n').slice(1)) {
-    const fields = line.trim().split(/\s+/);
-    const [, local = '', remote = '', state = ''] = fields;
-    if (!local.includes(':') || !remote.includes(':')) continue;
-    sockets.push({
-      netns,
-      state: STATES[parseInt(state, 16)] ?? 'unknown',
-      local: parseAddress(local),
-      remote: parseAddress(remote),
-      inode: Number(fields[9] ?? 0),
-    });
-  }
-  return sockets;
+  return text.split('\n').flatMap((line) => parseTcpLine(line, netns) ?? []);
+}
+
+/** Undefined for the headings, and what is no line at all. */
+export function parseTcpLine(line: string, netns: number): HostSocket | undefined {
+  const fields = line.trim().split(/\s+/);
+  const [, local = '', remote = '', state = ''] = fields;
+  if (!local.includes(':') || !remote.includes(':')) return undefined;
+  return {
+    netns,
+    state: STATES[parseInt(state, 16)] ?? 'unknown',
+    local: parseAddress(local),
+    remote: parseAddress(remote),
+    inode: Number(fields[9] ?? 0),
+  };
 }
 
 /** `0100007F:0016`: 32-bit words in the machine's order, then the port. IPv4-mapped addresses come out as IPv4. */

@@ -1,11 +1,11 @@
 /** Writes docs/metrics.md from what the code promises: `npm run docs`. */
-import { collectDefaultMetrics, Registry } from 'prom-client';
+import { Registry } from 'prom-client';
 
 import type { Layout } from '../datapath/layout.js';
 import { STATES } from '../datapath/pair-table.js';
 import { MEANING } from '../probe/findings.js';
 import { DESCRIPTIONS, type Description, METRIC_NAMES, type MetricName } from './descriptions.js';
-import { MISNAMED } from './metrics.js';
+import { collectProcessMetrics } from './metrics.js';
 import { REASONS } from './reasons.js';
 
 const HEAD = `# Metrics
@@ -25,10 +25,12 @@ export async function describeMetrics(layout: Layout): Promise<string> {
     return [`\`${name}\``, type, labels.map((label) => `\`${label}\``).join(', ') || '–', help];
   });
   const process = new Registry();
-  collectDefaultMetrics({ register: process });
-  const ofProcess = (await process.getMetricsAsJSON())
-    .filter(({ name }) => !MISNAMED.includes(name))
-    .map(({ name, type, help }) => [`\`${name}\``, String(type), help]);
+  collectProcessMetrics(process);
+  const ofProcess = (await process.getMetricsAsJSON()).map(({ name, type, help }) => [
+    `\`${name}\``,
+    String(type),
+    help,
+  ]);
   return [
     HEAD,
     table(['metric', 'type', 'labels', 'help'], rows),

@@ -47,12 +47,21 @@ export type Format = keyof typeof CONTENT_TYPES;
 /** Seconds. */
 const BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1];
 
-/** Of prom-client: gauges whose names end as only those of counters may. */
-export const MISNAMED: readonly string[] = [
-  'nodejs_active_handles_total',
-  'nodejs_active_requests_total',
-  'nodejs_active_resources_total',
+/** Of prom-client, and left out. */
+const UNWANTED: readonly string[] = [
+  // Gauges whose names end as only those of counters may.
+  ...['handles', 'requests', 'resources'].map((what) => `nodejs_active_${what}_total`),
+  // Of a timer, which at the precision of milliseconds wakes an idle process all the time.
+  ...['min', 'max', 'mean', 'stddev', 'p50', 'p90', 'p99'].map((which) => `nodejs_eventloop_lag_${which}_seconds`),
 ];
+/** Milliseconds. */
+const NEVER = 2 ** 31 - 1;
+
+/** Adds what prom-client knows of this process. */
+export function collectProcessMetrics(register: Registry): void {
+  collectDefaultMetrics({ register, eventLoopMonitoringPrecision: NEVER });
+  for (const name of UNWANTED) register.removeSingleMetric(name);
+}
 
 /** Everything that is read once a scrape and shared by the collectors. */
 interface Sample {
@@ -132,8 +141,7 @@ export class Metrics {
     const registry = new Registry<RegistryContentType>();
     registry.setContentType(CONTENT_TYPES[format]);
     const registers = [registry];
-    collectDefaultMetrics({ register: registry as Registry });
-    for (const name of MISNAMED) registry.removeSingleMetric(name);
+    collectProcessMetrics(registry as Registry);
     for (const name of METRIC_NAMES) {
       const { type, help, labels } = DESCRIPTIONS[name];
       const common = { name, help, labelNames: [...labels], registers: registers as Registry[] };

@@ -30,6 +30,8 @@ export const REASONS = {
     requested: 'taken down',
     memory: "the limit on an end's memory is near",
     forged: 'a second client claimed its handshake',
+    measured: 'measured on TCP for a moment, by `bench --port` or as a stream is now and then',
+    slower: 'a stream that was measured to be no faster redirected',
   },
   slipstream_passed_messages_total: {
     untracked: 'the socket is none of ours',

@@ -5,7 +5,7 @@ import { type Name, namesOf } from './names.js';
 import { allHazards, builtInPrograms } from './programs.js';
 import type { Hazard } from './programs.js';
 import { actions, hasPlaceCondition } from './schema.js';
-import type { Action, Policy, Rule } from './schema.js';
+import type { Action, Policy, Rule, Streaming } from './schema.js';
 
 /** One end of a connection. */
 export interface End {
@@ -25,6 +25,8 @@ export interface Decision {
   readonly promoteAfter: number;
   /** Bytes that may wait in the redirected queue of one direction. */
   readonly backlog: number;
+  /** Whether a one-way stream may be redirected. */
+  readonly streams: Streaming;
   /** The rule that decided; no rule can be named `defaults`. */
   readonly rule: string;
   /** What is not known about the end, if the action is `tcp` only because the rule might apply. */
@@ -89,6 +91,7 @@ export function compilePolicy(policy: Policy): CompiledPolicy {
         blockingReaders: rule.blockingReaders ?? defaults.blockingReaders,
         promoteAfter: rule.promoteAfter ?? defaults.promoteAfter,
         backlog: rule.backlog ?? defaults.backlog,
+        streams: rule.streams ?? defaults.streams,
         rule: rule.name,
       },
       ports: rule.ports,
@@ -175,6 +178,7 @@ function stricter({ order }: CompiledPolicy, a: Decision, b: Decision): Decision
     blockingReaders: a.blockingReaders && b.blockingReaders,
     promoteAfter: Math.max(a.promoteAfter, b.promoteAfter),
     backlog: Math.min(a.backlog, b.backlog),
+    streams: a.streams === 'tcp' ? 'tcp' : b.streams,
   };
 }
 

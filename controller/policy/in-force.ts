@@ -3,11 +3,12 @@
  * that it came from may have changed since, or be invalid.
  */
 import { createHash } from 'node:crypto';
-import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 
 import { z } from 'zod';
 
+import { MAX_STATE_BYTES, readTextFile } from '../read-file.js';
 import type { Policy } from './schema.js';
 
 const recordSchema = z.object({
@@ -74,7 +75,7 @@ export class PolicyRecord {
   /** Undefined if no controller of this datapath has left one that can be trusted. */
   read(): PolicyInForce | undefined {
     try {
-      const record = recordSchema.parse(JSON.parse(readFileSync(this.file, 'utf8')));
+      const record = recordSchema.parse(JSON.parse(readTextFile(this.file, MAX_STATE_BYTES)));
       const { file, hash, since, policy } = record;
       const ours = record.pinDir === this.#pinDir && record.loadedNs === String(this.#loadedNs);
       return ours && policyHash(policy) === hash ? { file, hash, since, policy: policy as Policy } : undefined;

@@ -3,12 +3,13 @@
  * Kept in a file, so that what was learned outlives the controller and the host's
  * uptime.
  */
-import { mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 
 import { z } from 'zod';
 
 import { EXIT, UserError } from '../errors.js';
+import { MAX_STATE_BYTES, readTextFile, UnreadableFile } from '../read-file.js';
 
 const learnedProgram = z.strictObject({
   /** As in /proc/PID/comm. */
@@ -113,8 +114,9 @@ function isPlaceForDirectory(path: string): boolean {
 
 function readLearned(file: string): LearnedProgram[] {
   try {
-    return learnedFile.parse(JSON.parse(readFileSync(file, 'utf8'))).programs;
+    return learnedFile.parse(JSON.parse(readTextFile(file, MAX_STATE_BYTES))).programs;
   } catch (error) {
+    if (error instanceof UnreadableFile) throw new UserError(`${file}: ${error.message}`, undefined, { cause: error });
     const reason = error instanceof z.ZodError ? z.prettifyError(error).replaceAll('\n', ' ') : String(error);
     throw new UserError(
       `${file} is no list of learned programs (${reason}): repair it, or remove it to forget what was learned`,

@@ -1,19 +1,11 @@
 import { isUtf8 } from 'node:buffer';
-import { createReadStream } from 'node:fs';
-import { maxPolicyBytes, parsePolicy } from './parse.js';
+import { MAX_FILE_BYTES, readRegularFile, UnreadableFile } from '../read-file.js';
+import { parsePolicy } from './parse.js';
 import type { PolicyResult } from './parse.js';
 import { defaultPolicy } from './schema.js';
 
-const reasons: Record<string, string> = {
-  EACCES: 'permission denied: make the file readable for the user that runs this',
-  EISDIR: 'this is a directory: give the policy file itself',
-  ELOOP: 'too many symbolic links: give the file itself',
-  ENOENT: 'no such file: check the name, or leave --policy out for the default policy',
-  ENOTDIR: 'a part of the path is not a directory: check the name',
-};
-
 /** Reads and parses a policy file; without one, the default policy. Whatever is wrong becomes a problem. */
-export async function loadPolicy(file: string | undefined): Promise<PolicyResult> {
+export function loadPolicy(file: string | undefined): PolicyResult {
   if (file === undefined) {
     return {
       ok: true,
@@ -26,16 +18,15 @@ export async function loadPolicy(file: string | undefined): Promise<PolicyResult
     ok: false,
     problems: [{ file, line: 0, column: 0, message }],
   });
-  const chunks: Buffer[] = [];
+  let bytes: Buffer;
   try {
-    // One byte more than allowed shows that the file is too large; pipes and devices are read no further.
-    for await (const chunk of createReadStream(file, { end: maxPolicyBytes })) chunks.push(chunk as Buffer);
+    bytes = readRegularFile(file);
   } catch (error) {
-    const { code = '', message } = error as NodeJS.ErrnoException;
-    return unreadable(reasons[code] ?? `cannot be read (${message}): check the file`);
+    if (!(error instanceof UnreadableFile)) throw error;
+    const remedy = error.code === 'ENOENT' ? ', or leave --policy out for the default policy' : '';
+    return unreadable(`${error.message}${remedy}`);
   }
-  const bytes = Buffer.concat(chunks);
-  if (bytes.length <= maxPolicyBytes && (!isUtf8(bytes) || bytes.includes(0)))
+  if (bytes.length <= MAX_FILE_BYTES && (!isUtf8(bytes) || bytes.includes(0)))
     return unreadable('this is not text in UTF-8: give a YAML file');
   return parsePolicy(bytes.toString(), file);
 }

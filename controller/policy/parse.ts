@@ -1,3 +1,4 @@
+import { MAX_FILE_BYTES } from '../read-file.js';
 import type { z } from 'zod';
 import { unitDoubt } from './name-patterns.js';
 import { hasCondition, policySchema, policyVersion, unknownKey } from './schema.js';
@@ -27,9 +28,6 @@ export type PolicyResult =
   | { ok: true; policy: Policy; warnings: PolicyProblem[]; places: PolicyPlaces }
   | { ok: false; problems: PolicyProblem[] };
 
-/** Largest policy file that is read, in bytes. */
-export const maxPolicyBytes = 1 << 20;
-
 /** `file:line:column: message`, which editors and terminals link. */
 export function formatProblem({ file, line, column, message }: PolicyProblem): string {
   return [file, ...(line > 0 ? [line, column] : []), ` ${message}`].join(':');
@@ -45,7 +43,7 @@ export function parsePolicy(text: string, fileName: string): PolicyResult {
   const failure = (findings: Finding[]): PolicyResult => ({ ok: false, problems: inFile(findings) });
   const atStart = { line: 1, column: 1 };
 
-  if (Buffer.byteLength(text) > maxPolicyBytes)
+  if (Buffer.byteLength(text) > MAX_FILE_BYTES)
     return failure([{ ...atStart, message: 'the file is larger than 1 MiB: shorten it, for example with globs' }]);
   const { value, findings, locate, locateKey } = readYaml(text.replace(/^\uFEFF/, ''));
   if (findings.length > 0) return failure(findings);

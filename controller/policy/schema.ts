@@ -8,6 +8,10 @@ import { anyOf, quote, suggest } from './words.js';
 export const actions = ['accelerate', 'observe', 'tcp'] as const;
 export type Action = (typeof actions)[number];
 
+/** What may be done with a connection that is accelerated once it is a one-way stream. */
+export const streamings = ['measure', 'tcp'] as const;
+export type Streaming = (typeof streamings)[number];
+
 /** The version of the file format this build reads. */
 export const policyVersion = 1;
 
@@ -32,6 +36,18 @@ const action = z
 const blockingReaders = z.boolean('blockingReaders must be true or false: write one of the two without quotes').meta({
   description: 'Also redirect to readers that block in recv; a signal may then make their recv return EAGAIN.',
 });
+
+const streams = z
+  .enum(streamings, {
+    error: ({ input }) =>
+      typeof input === 'string'
+        ? `unknown value ${quote(input)} of streams: ${suggest(input, streamings)}`
+        : `streams must be a word: write ${anyOf(streamings)}`,
+  })
+  .meta({
+    description:
+      'measure: a stream is redirected while that is measured to be faster, with 8 times the backlog; tcp: never.',
+  });
 
 const promoteAfter = z
   .int(promoteAfterHelp)
@@ -110,6 +126,7 @@ const rule = z
       blockingReaders: blockingReaders.optional(),
       promoteAfter: promoteAfter.optional(),
       backlog: backlog.optional(),
+      streams: streams.optional(),
     },
     mapping('a rule', '- name: web'),
   )
@@ -121,6 +138,7 @@ const defaults = z.strictObject(
     blockingReaders: blockingReaders.default(false),
     promoteAfter: promoteAfter.default(16),
     backlog: backlog.prefault('1MiB'),
+    streams: streams.default('measure'),
   },
   mapping('defaults', 'defaults: { action: observe }'),
 );

@@ -4,7 +4,7 @@ import { compilePolicy, decide, decidePair, type Decision, type End, excludedPro
 import { builtInHelperPorts, unnamedHelperPort } from './helper-ports.js';
 import type { PolicyPlaces } from './parse.js';
 import type { Hazard } from './programs.js';
-import type { Action, Policy, Rule } from './schema.js';
+import type { Action, Policy, Rule, Streaming } from './schema.js';
 import { type Condition, type ConditionState, traceRules } from './trace.js';
 import { quote } from './words.js';
 
@@ -26,6 +26,7 @@ export interface TrialSettings {
   promoteAfter: number;
   /** Bytes. */
   backlog: number;
+  streams: Streaming;
   /** The rule behind the action; `defaults` if none matched. */
   rule: string;
   /** Where it stands in the file; null if it does not stand there. */
@@ -75,11 +76,12 @@ export function tryPolicy(
     const { line = null, column = null } = (index < 0 ? places.defaults : places.rules[index]) ?? {};
     return { line, column };
   };
-  const settings = ({ action, blockingReaders, promoteAfter, backlog, rule }: Decision): TrialSettings => ({
+  const settings = ({ action, blockingReaders, promoteAfter, backlog, streams, rule }: Decision): TrialSettings => ({
     action,
     blockingReaders,
     promoteAfter,
     backlog,
+    streams,
     rule,
     ...placeOf(rule),
   });

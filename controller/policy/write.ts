@@ -2,7 +2,7 @@
 import { Document, type YAMLMap } from 'yaml';
 
 import { formatProblem, parsePolicy } from './parse.js';
-import type { Action, Policy, Rule } from './schema.js';
+import type { Action, Policy, Rule, Streaming } from './schema.js';
 import { formatSize } from './size.js';
 import { printable } from './words.js';
 
@@ -19,6 +19,7 @@ export interface WrittenRule {
   blockingReaders?: boolean;
   promoteAfter?: number;
   backlog?: string;
+  streams?: Streaming;
 }
 
 export interface WrittenPolicy {
@@ -84,8 +85,9 @@ export function writtenDefaults({
   blockingReaders,
   promoteAfter,
   backlog,
+  streams,
 }: Policy['defaults']): Record<string, unknown> {
-  return { action, blockingReaders, promoteAfter, backlog: formatSize(backlog) };
+  return { action, blockingReaders, promoteAfter, backlog: formatSize(backlog), streams };
 }
 
 /** A path as a pattern that matches it and what is below it, nothing else. */

@@ -4,11 +4,11 @@ import { existsSync, readFileSync } from 'node:fs';
 import type { Logger } from 'pino';
 
 import { attachedPrograms, DirectoryLock, NativeError } from '../../addon/index.js';
+import { isOurs } from '../daemon/other-instances.js';
 import { Datapath } from '../datapath/datapath.js';
 import { MEANING, TRY_AGAIN } from './findings.js';
 import { GateError, type GateResult, runGate } from './gate.js';
 import {
-  BPF_ROOT,
   isBpffsDirectory,
   isHostCgroupRoot,
   missingCapabilities,
@@ -22,6 +22,7 @@ import {
 import { FEATURES, missingFeature } from './kernel.js';
 import { kernelNames, parseKernel } from './kernel-version.js';
 import { knownBugs } from './known-bugs.js';
+import { BPF_ROOT } from './paths.js';
 
 /** `skipped`: an earlier failure, or a container, leaves nothing to ask. */
 export type CheckStatus = 'ok' | 'warn' | 'fail' | 'skipped';
@@ -139,7 +140,7 @@ function checkCgroupPrograms(pinDir: string): Check {
   const names = others.map(({ id, name }) => `${name ?? 'no name without CAP_SYS_ADMIN'} (${String(id)})`).join(', ');
   if (others.length === 0) return ok('other programs', `no other sockops program at ${root}`);
   const beside = Datapath.programsPinnedBeside(pinDir);
-  return others.some(({ id, name }) => name === 'identify' || beside.has(id))
+  return others.some((program) => isOurs(program) || beside.has(program.id))
     ? warn(
         'other programs',
         `another instance of this datapath is attached to ${root}`,
@@ -158,6 +159,16 @@ function checkDatapath(pinDir: string): Check {
   const lock = DirectoryLock.acquire(pinDir);
   lock?.release();
   const running = lock === undefined;
+  if (state === 'older') {
+    return warn(
+      'datapath',
+      `an earlier ABI version has pinned ${pinDir}`,
+      '"up" drains and replaces it, "down" removes it',
+    );
+  }
+  if (state === 'newer') {
+    return warn('datapath', `a later ABI version has pinned ${pinDir}`, 'use that version, or run its "down" first');
+  }
   if (running) return ok('datapath', `loaded in ${pinDir}, its controller runs`);
   return state === 'partial'
     ? warn('datapath', `${pinDir} holds the rest of an interrupted start`, 'run "up" or "down", both remove it')

@@ -3,7 +3,17 @@ import type { GateMasks } from '../datapath/settings.js';
 import type { Hazard } from '../policy/programs.js';
 
 /** The parts of the self-test, in the order in which they run. */
-export const PROBES = ['redirect', 'order', 'end', 'memory', 'fionread', 'splice', 'signal', 'removal'] as const;
+export const PROBES = [
+  'redirect',
+  'order',
+  'end',
+  'memory',
+  'fionread',
+  'splice',
+  'signal',
+  'zerocopy',
+  'removal',
+] as const;
 export type Probe = (typeof PROBES)[number];
 export type FindingId = Probe | 'known_bug' | 'accepted_bug';
 
@@ -64,6 +74,12 @@ export const MEANING: Readonly<Record<FindingId, Meaning>> = {
     effect: 'note',
     consequence: 'with blockingReaders, a signal makes recv return EAGAIN',
     remedy: 'use blockingReaders only for programs that take no signals, or retry on EAGAIN',
+  },
+  zerocopy: {
+    asks: 'MSG_ZEROCOPY on a promoted socket is completed',
+    effect: 'note',
+    consequence: 'a program that sets SO_ZEROCOPY after promotion gets no completions',
+    remedy: 'exclude programs that set it later than right after connect or accept',
   },
   known_bug: {
     asks: 'the release has no bug that forbids promotion',

@@ -51,7 +51,8 @@ export interface GateResult {
 /** The gate could not be run: nothing is known of this kernel. */
 export class GateError extends Error {}
 
-const CGROUP_PREFIX = 'slipstream-gate-';
+/** Of the cgroup that a gate makes for itself. */
+export const CGROUP_PREFIX = 'slipstream-gate-';
 const TIMEOUT = 10_000;
 /** How long a pair may take to show up, or leave the sockmap, milliseconds. */
 const PATIENCE = 2000;
@@ -180,6 +181,7 @@ const PAIRS: Readonly<Record<Probe, readonly number[]>> = {
   splice: [6],
   signal: [7],
   removal: [8],
+  zerocopy: [9],
 };
 const PAIR_COUNT = Object.values(PAIRS).flat().length;
 
@@ -391,6 +393,18 @@ class Lab {
     return 'a blocking receive returns EINTR';
   }
 
+  /** Such a message uses TCP. */
+  async zerocopy(): Promise<string> {
+    await this.#fence(9, CLIENT);
+    await this.#direct(9, CLIENT, MESSAGE);
+    await this.#receive(9, SERVER, MESSAGE);
+    await this.#sockets.command(`sendzc 9 ${String(CLIENT)} ${String(MESSAGE)}`);
+    await this.#receive(9, SERVER, MESSAGE);
+    const completions = Number(await this.#sockets.command(`completions 9 ${String(CLIENT)}`));
+    if (completions === 0) throw new Failed('a send was not completed');
+    return 'a send was completed';
+  }
+
   /** The real drain: a pair with unread bytes stays, one without leaves, and goes on over TCP. */
   async removal(): Promise<string> {
     await this.#fence(8, CLIENT);
@@ -400,6 +414,7 @@ class Lab {
       cgroups: new CgroupNames(this.#options.cgroupRoot),
       policy: compilePolicy(defaultPolicy),
       log: this.#options.log,
+      borrowProgram: undefined,
     });
     try {
       const { slot } = this.#pair(8);

@@ -4,10 +4,7 @@ import { dirname, join, resolve } from 'node:path';
 
 import { cgroupId, fileSystemType, mountBpf, NativeError } from '../../addon/index.js';
 import { EXIT, UserError } from '../errors.js';
-
-/** Where systemd mounts the BPF file system. */
-export const BPF_ROOT = '/sys/fs/bpf';
-export const DEFAULT_PIN_DIR = `${BPF_ROOT}/slipstream`;
+import { BPF_ROOT } from './paths.js';
 
 /** Bits of capabilities(7). CAP_SYS_ADMIN stands for all of the others. */
 const CAP_SYS_ADMIN = 21n;
@@ -52,12 +49,12 @@ export function missingCapabilities(status: string): string[] {
 
 /** What follows where readers can't be woken. */
 export const WITHOUT_WAKING =
-  'an edge-triggered reader that stops at a short receive may wait for more than is there, after the backlog limit';
+  'an edge-triggered reader that stops at a short receive may wait for more than is there, after the backlog limit, and streams stay on TCP';
 export const WAKING_REMEDY =
   "run it with CAP_SYS_PTRACE in the host's PID namespace and kernel.yama.ptrace_scope below 3";
 
 /**
- * Why readers in other processes can't be woken (wakeSocket of addon/index.ts), as one sentence without its full stop;
+ * Why readers in other processes can't be woken (daemon/waker.ts), as one sentence without its full stop;
  * undefined if they can.
  */
 export function whyNotWake(

@@ -56,8 +56,9 @@ export class Screen {
     this.#output.write(LEAVE);
   }
 
+  /** A terminal that knows no size (a serial line, a bare pty) says 0. */
   get size(): Size {
-    return { columns: this.#output.columns, rows: this.#output.rows };
+    return { columns: this.#output.columns || 80, rows: this.#output.rows || 24 };
   }
 
   draw(lines: readonly string[]): void {

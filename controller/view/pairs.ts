@@ -42,6 +42,8 @@ export interface PairRow {
   promotions: number;
   /** It was a connection before the datapath was there; its age counts from then on. */
   adopted: boolean;
+  /** Runs in one direction are redirected, too. */
+  stream: boolean;
   /** What is wrong with it, why it is not promoted, or was taken back; null if none of these. */
   reason: string | null;
   client: EndRow;
@@ -90,6 +92,7 @@ export function toRow(record: PairRecord, cgroups: CgroupNames, now: bigint): Pa
     ageSeconds: Number(now - record.createdNs) / 1e9,
     promotions: record.promotions,
     adopted: record.adopted,
+    stream: record.stream,
     reason: reason(record),
     client,
     server,

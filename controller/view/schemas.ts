@@ -9,8 +9,9 @@ import { STATES } from '../datapath/pair-table.js';
 import type { ExplainResult } from '../explain/explain.js';
 import { DECIDERS, VERDICTS } from '../explain/judge.js';
 import type { LearnedProgram } from '../policy/learned.js';
-import { actions } from '../policy/schema.js';
+import { actions, streamings } from '../policy/schema.js';
 import type { TrialResult } from '../policy/trial.js';
+import type { PortBenchResult } from '../measure/measure.js';
 import type { BenchResult } from '../probe/bench.js';
 import type { Diagnosis } from '../probe/doctor.js';
 import type { PairRow } from './pairs.js';
@@ -45,7 +46,7 @@ const endShape = {
 };
 
 const direction = z.strictObject({
-  path: z.enum(['tcp', 'direct']),
+  path: z.enum(['tcp', 'direct']).describe('tcp unless the state is inserted'),
   redirectedBytes: count,
   redirectedMessages: count,
   passedMessages: count.describe('Sent over TCP while promoted'),
@@ -58,6 +59,7 @@ const pair = z.strictObject({
   state,
   ageSeconds: seconds,
   promotions: count,
+  stream: z.boolean().describe('Promoted as a stream, which was measured to be faster redirected'),
   adopted: z.boolean().describe('Established before the datapath was there; the age counts from the adoption'),
   reason: z.string().nullable().describe('Why it is not promoted, was taken back, or what is wrong with it'),
   client: z.strictObject(endShape),
@@ -76,6 +78,10 @@ const status = z.strictObject({
       abiVersion: count,
       controllerRunning: z.boolean(),
       paused: z.boolean(),
+      measurement: z
+        .strictObject({ port, path: z.enum(['tcp', 'direct']) })
+        .nullable()
+        .describe('The port whose pairs "bench --port" measures, and the path that they use at the moment'),
       attachedCgroup: z.string().nullable(),
       gate: z.strictObject({ failed: z.array(z.string()), unknown: z.array(z.string()) }),
       loadedSeconds: seconds,
@@ -109,6 +115,7 @@ const settings = {
   blockingReaders: z.boolean(),
   promoteAfter: count,
   backlog: count.describe('Bytes'),
+  streams: z.enum(streamings),
 };
 const policyCheck = z.strictObject({
   file: z.string(),
@@ -299,6 +306,27 @@ const benchResult = z.strictObject({
   ),
 });
 
+const spread = z
+  .strictObject({ median: z.number(), low: z.number(), high: z.number() })
+  .describe('Of slipstream to TCP, from neighbouring windows; a quarter of them lies below low, a quarter above high');
+const comparedPath = z.strictObject({
+  receivesPerSecond: z.number(),
+  bytesPerSecond: z.number().describe('Received by both ends'),
+  cpu: z.number().nullable().describe('Microseconds of the programs at both ends for 1024 bytes; null if not seen'),
+});
+const portBenchResult = z.strictObject({
+  kernel: z.string(),
+  port,
+  windows: count,
+  windowSeconds: seconds,
+  pairs: count.describe('In the window that had the most'),
+  programs: z.array(z.strictObject({ program: z.string(), pid: z.int().positive() })),
+  tcp: comparedPath.describe('Medians of its windows'),
+  slipstream: comparedPath,
+  ratio: z.strictObject({ receives: spread, bytes: spread, cpu: spread.nullable() }),
+  redirected: z.number().min(0).max(1).describe('Part of the messages of the windows on the direct path'),
+});
+
 /** By the command that prints it; the compiler compares each with the type that is printed. */
 export const OUTPUTS = {
   status: status satisfies z.ZodType<Status>,
@@ -311,6 +339,7 @@ export const OUTPUTS = {
   'policy-suggest': suggestion satisfies z.ZodType<Suggestion>,
   doctor: diagnosis satisfies z.ZodType<Diagnosis>,
   bench: benchResult satisfies z.ZodType<BenchResult>,
+  'bench-port': portBenchResult satisfies z.ZodType<PortBenchResult>,
 } as const;
 
 /** As JSON Schema, draft 2020-12. */

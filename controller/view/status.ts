@@ -1,9 +1,10 @@
 /** `status`: the datapath in one screen. */
 import { DirectoryLock } from '../../addon/index.js';
 import { CgroupNames } from '../datapath/cgroups.js';
-import { Datapath } from '../datapath/datapath.js';
+import { Datapath, requireAbi } from '../datapath/datapath.js';
 import type { State } from '../datapath/pair-table.js';
 import type { GateMasks } from '../datapath/settings.js';
+import { decodeMeasurement, type Measurement } from '../decisions/measurement.js';
 import { describeMasks } from '../probe/findings.js';
 import { cgroupRoot, isBpffsDirectory, requireRoot } from '../probe/host.js';
 import { formatBytes, renderTable } from './pairs.js';
@@ -19,6 +20,8 @@ export interface Status {
     abiVersion: number;
     controllerRunning: boolean;
     paused: boolean;
+    /** What `bench --port` measures at the moment. */
+    measurement: Measurement | null;
     attachedCgroup: string | null;
     /** What the kernel gate found wrong, or could not find out. */
     gate: GateMasks;
@@ -37,9 +40,10 @@ export interface Status {
   };
 }
 
-/** @throws UserError without root. */
+/** @throws UserError without root, or if what is pinned there is of another ABI version. */
 export function readStatus(pinDir: string, objectFile: string, version: string): Status {
   requireRoot('status');
+  if (isBpffsDirectory(pinDir)) requireAbi(pinDir);
   if (!isBpffsDirectory(pinDir) || Datapath.pinState(pinDir) !== 'complete') return { version, pinDir, loaded: false };
   const datapath = Datapath.adopt(objectFile, pinDir);
   try {
@@ -68,6 +72,7 @@ export function datapathStatus(
     abiVersion: settings.abiVersion,
     controllerRunning,
     paused: settings.paused,
+    measurement: decodeMeasurement(settings.measurement, process.hrtime.bigint()) ?? null,
     attachedCgroup: cgroups.path(settings.attachedCgroup) ?? null,
     gate: settings.gate,
     loadedSeconds: Number(process.hrtime.bigint() - settings.loadedNs) / 1e9,
@@ -100,6 +105,14 @@ export function renderStatus({ version, pinDir, datapath }: Status): string {
   return renderTable([
     ['version', `${version}, datapath loaded by ${datapath.version}`],
     ['controller', datapath.controllerRunning ? 'running' : 'not running; live pairs stay as they are'],
+    ...(datapath.measurement === null
+      ? []
+      : [
+          [
+            'measured',
+            `port ${String(datapath.measurement.port)}, by bench: its pairs change between TCP and the direct path`,
+          ],
+        ]),
     ['attached to', `${datapath.attachedCgroup ?? 'a cgroup that is gone'}, pinned in ${pinDir}`],
     ['kernel gate', describeMasks(datapath.gate)],
     ['loaded for', `${datapath.loadedSeconds.toFixed(0)} s${datapath.paused ? ', paused: no new pairs' : ''}`],

@@ -62,5 +62,5 @@ function where(file: string, { rule, line, column }: TrialSettings): string {
 const position = (file: string, line: number | null, column: number | null): string =>
   line === null || column === null ? '' : `${printable(file)}:${String(line)}:${String(column)}: `;
 
-const settings = ({ promoteAfter, backlog, blockingReaders }: TrialSettings): string =>
-  `promoteAfter ${String(promoteAfter)}, backlog ${formatSize(backlog)}, blockingReaders ${String(blockingReaders)}`;
+const settings = ({ promoteAfter, backlog, blockingReaders, streams }: TrialSettings): string =>
+  `promoteAfter ${String(promoteAfter)}, backlog ${formatSize(backlog)}, blockingReaders ${String(blockingReaders)}, streams ${streams}`;

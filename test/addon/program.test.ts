@@ -59,7 +59,7 @@ describe('a program', () => {
     assert.deepEqual(attachedPrograms(cgroup, 'sock_ops'), []);
     const link = closing(program.attachCgroup(cgroup));
     // The kernel keeps 15 characters of a name.
-    assert.deepEqual(attachedPrograms(cgroup, 'sock_ops'), [{ id: program.id, name: 'fixture_sock_op' }]);
+    assert.deepEqual(attachedPrograms(cgroup, 'sock_ops'), [{ id: program.id, name: 'fixture_sock_op', maps: [] }]);
     const { id, ...info } = link.info();
     assert(id > 0);
     assert.deepEqual(info, { type: 'cgroup', programId: program.id, cgroupId: cgroupId(cgroup) });

@@ -6,10 +6,12 @@
  * should not must never touch the host's connections.
  */
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import {
   chmodSync,
   existsSync,
   mkdirSync,
+  mkdtempSync,
   readdirSync,
   readFileSync,
   rmdirSync,
@@ -24,8 +26,18 @@ import { attachedPrograms } from '../../addon/index.js';
 import { VERSION } from '../../controller/cli/package-info.js';
 import { Datapath } from '../../controller/datapath/datapath.js';
 import { cgroupRoot } from '../../controller/probe/host.js';
+import { mapAtOnce } from '../kernel/support/at-once.js';
 import { Daemon, PROGRAM, type Result, run } from '../kernel/support/daemon.js';
 import { type Child, needsRoot, ROOT, Sandbox } from '../kernel/support/sandbox.js';
+
+/** The test's title, what is typed, what is said. */
+type Refusal = [title: string, args: () => string[], sentence: RegExp];
+
+/** `code`: 2 unless given. */
+interface Refused {
+  code?: number;
+  start?: (args: string[]) => Promise<Result>;
+}
 
 describe('mistakes on the command line', function () {
   this.timeout(60_000);
@@ -96,8 +108,22 @@ describe('mistakes on the command line', function () {
     assertRefused(await command(args), code, sentence);
   }
 
+  /** Tests of commands that end before they touch anything: run several at a time, each judged by its own test. */
+  function refusals(cases: readonly Refusal[], { code = 2, start = command }: Refused = {}): void {
+    let results: Result[];
+    before(async function () {
+      this.timeout(300_000);
+      results = await mapAtOnce(cases, ([, args]) => start(args()));
+    });
+    cases.forEach(([title, , sentence], index) => {
+      it(title, () => {
+        assertRefused(results[index]!, code, sentence);
+      });
+    });
+  }
+
   describe('words', () => {
-    const cases: [string, () => string[], RegExp][] = [
+    const cases: Refusal[] = [
       ['no command', () => [], /a command is missing: write up, down, /],
       ['an unknown command', () => ['statsu', ...pinDir()], /unknown command 'statsu': did you mean 'status'\?/],
       ['a command like no other', () => ['frobnicate'], /unknown command 'frobnicate': write up, down, /],
@@ -134,43 +160,38 @@ describe('mistakes on the command line', function () {
         /--state: unknown value 'x': write half, .* or closed/,
       ],
     ];
-    for (const [what, args, sentence] of cases) {
-      it(`refuses ${what}`, () => refuses(args(), 2, sentence));
-    }
+    refusals(cases.map(([what, args, sentence]) => [`refuses ${what}`, args, sentence]));
   });
 
   describe('numbers', () => {
-    for (const value of ['0', '-1', 'abc', '1e9', '1.5', '1048577']) {
-      it(`refuses --max-pairs=${value}`, () =>
-        refuses(up(`--max-pairs=${value}`), 2, /--max-pairs: give a whole number from 1 to 1048576/));
-    }
-    for (const value of ['-1', 'soon', 'Infinity', '86401']) {
-      it(`refuses --timeout=${value}`, async () => {
-        await refuses(up(`--timeout=${value}`), 2, /--timeout: give a number from 0 to 86400/);
-      });
-    }
-    it('takes a negative number after a space for a number', () =>
-      refuses(['down', ...pinDir(), '--timeout', '-1'], 2, /--timeout: give/));
+    refusals([
+      ...['0', '-1', 'abc', '1e9', '1.5', '1048577'].map((value): Refusal => [
+        `refuses --max-pairs=${value}`,
+        () => up(`--max-pairs=${value}`),
+        /--max-pairs: give a whole number from 1 to 1048576/,
+      ]),
+      ...['-1', 'soon', 'Infinity', '86401'].map((value): Refusal => [
+        `refuses --timeout=${value}`,
+        () => up(`--timeout=${value}`),
+        /--timeout: give a number from 0 to 86400/,
+      ]),
+      [
+        'takes a negative number after a space for a number',
+        () => ['down', ...pinDir(), '--timeout', '-1'],
+        /--timeout: give/,
+      ],
+    ]);
   });
 
   describe('the metrics address', () => {
-    for (const value of [
-      '9468',
-      'localhost',
-      '127.0.0.1:',
-      '127.0.0.1:65536',
-      '::1:9468',
-      '[::1]',
-      '127.0.0.1:-1',
-      'a b:1',
-    ]) {
-      it(`refuses ${value}`, () =>
-        refuses(
-          up('--metrics', value),
-          2,
-          /--metrics .*: not an address and port, write for instance 127\.0\.0\.1:9468/,
-        ));
-    }
+    const wrong = ['9468', 'localhost', '127.0.0.1:', '127.0.0.1:65536', '::1:9468', '[::1]', '127.0.0.1:-1', 'a b:1'];
+    refusals(
+      wrong.map((value) => [
+        `refuses ${value}`,
+        () => up('--metrics', value),
+        /--metrics .*: not an address and port, write for instance 127\.0\.0\.1:9468/,
+      ]),
+    );
 
     it('says that an address is not local', () =>
       refuses(
@@ -217,7 +238,13 @@ describe('mistakes on the command line', function () {
     ] as const) {
       it(`${name}: a missing file`, () => reports(args('none.yaml'), [/^none\.yaml: no such file: check the name/]));
 
-      it(`${name}: a directory`, () => reports(args(sandbox.dir), [/: this is a directory: give the policy file/]));
+      it(`${name}: a directory`, () => reports(args(sandbox.dir), [/: this is a directory: give the file itself/]));
+
+      it(`${name}: a FIFO`, () => {
+        const fifo = join(mkdtempSync(join(sandbox.dir, 'fifo-')), 'fifo');
+        execFileSync('mkfifo', [fifo]);
+        return reports(args(fifo), [/\/fifo: this is no regular file: give one$/]);
+      });
 
       it(`${name}: one problem with its place`, () =>
         reports(args(file('one.yaml', 'version: 1\ndefaults: { action: fast }\n')), [
@@ -241,7 +268,7 @@ describe('mistakes on the command line', function () {
         'exec setpriv --bounding-set=-dac_override,-dac_read_search "$@"',
         up('--policy', path),
       );
-      assert.match(stderr, /^[^\n]*secret\.yaml: permission denied: make the file readable[^\n]*\n$/);
+      assert.match(stderr, /^[^\n]*secret\.yaml: permission denied: make it readable[^\n]*\n$/);
       assert.equal(code, 2);
     });
   });
@@ -253,15 +280,18 @@ describe('mistakes on the command line', function () {
       ...['--reuid=65534', '--clear-groups', '--inh-caps=+dac_read_search', '--ambient-caps=+dac_read_search'],
     ];
 
-    for (const name of ['up', 'down', 'status', 'pairs', 'learned']) {
-      it(`${name} asks for root`, async () => {
-        const args = name === 'up' ? up() : [name, ...(name === 'learned' ? [] : pinDir())];
-        const result = await finish(
-          sandbox.spawn(nobody[0] ?? '', [...nobody.slice(1), PROGRAM, ...args], { cgroup: null }),
-        );
-        assertRefused(result, 1, /needs root( to work with BPF)?: run it with sudo/);
-      });
-    }
+    refusals(
+      ['up', 'down', 'status', 'pairs', 'learned'].map((name) => [
+        `${name} asks for root`,
+        () => (name === 'up' ? up() : [name, ...(name === 'learned' ? [] : pinDir())]),
+        /needs root( to work with BPF)?: run it with sudo/,
+      ]),
+      {
+        code: 1,
+        start: (args) =>
+          finish(sandbox.spawn(nobody[0] ?? '', [...nobody.slice(1), PROGRAM, ...args], { cgroup: null })),
+      },
+    );
 
     it('tells a root without capabilities from a kernel without features', async () => {
       const result = await shell('exec setpriv --bounding-set=-all --inh-caps=-all "$@"', up());
@@ -336,10 +366,13 @@ describe('mistakes on the command line', function () {
       assert(!existsSync(join(sandbox.dir, 'never')));
     });
 
-    for (const wrong of ['0', '-1', 'soon', '1e9']) {
-      it(`up refuses to wait ${wrong} seconds for a reader`, () =>
-        refuses(up(`--stall-after=${wrong}`), 2, /--stall-after: give a number from 0.1 to 86400/));
-    }
+    refusals(
+      ['0', '-1', 'soon', '1e9'].map((wrong) => [
+        `up refuses to wait ${wrong} seconds for a reader`,
+        () => up(`--stall-after=${wrong}`),
+        /--stall-after: give a number from 0.1 to 86400/,
+      ]),
+    );
   });
 
   describe('the pin directory', () => {
@@ -422,7 +455,9 @@ describe('mistakes on the command line', function () {
       await refuses(
         up('--pin-dir', other),
         1,
-        /another instance is attached to \S+: take it down with its own --pin-dir/,
+        new RegExp(
+          `another instance is attached to ${sandbox.cgroup}: take it down with --pin-dir ${sandbox.pinDir}, or`,
+        ),
       );
       assert(!existsSync(other));
       assert.equal(attachedPrograms(sandbox.cgroup, 'sock_ops').length, 1);
@@ -467,15 +502,14 @@ describe('mistakes on the command line', function () {
   describe('the installation', () => {
     const object = join(ROOT, 'build', 'bpf', 'slipstream.bpf.o');
 
-    for (const name of ['up', 'down', 'status', 'pairs']) {
-      it(`${name} says that the datapath was not built`, async () => {
-        const result = await withMounts(
-          `mount -t tmpfs none '${join(ROOT, 'build', 'bpf')}'`,
-          name === 'up' ? up() : [name, ...pinDir()],
-        );
-        assertRefused(result, 1, /slipstream\.bpf\.o is missing: run scripts\/build/);
-      });
-    }
+    refusals(
+      ['up', 'down', 'status', 'pairs'].map((name) => [
+        `${name} says that the datapath was not built`,
+        () => (name === 'up' ? up() : [name, ...pinDir()]),
+        /slipstream\.bpf\.o is missing: run scripts\/build/,
+      ]),
+      { code: 1, start: (args) => withMounts(`mount -t tmpfs none '${join(ROOT, 'build', 'bpf')}'`, args) },
+    );
 
     it('says that nothing was built', async () => {
       const result = await withMounts(`mount -t tmpfs none '${join(ROOT, 'build', 'js')}'`, ['status', ...pinDir()]);
@@ -548,7 +582,7 @@ describe('mistakes on the command line', function () {
   });
 
   describe('help', () => {
-    for (const args of [
+    const cases = [
       [],
       ['up'],
       ['down'],
@@ -560,14 +594,21 @@ describe('mistakes on the command line', function () {
       ['policy', 'init'],
       ['policy', 'suggest'],
       ['policy', 'schema'],
-    ]) {
-      it(`of ${['slipstream-bpf', ...args].join(' ')}`, async () => {
-        const { code, stdout, stderr } = await run(sandbox, [...args, '--help']);
+    ];
+    let results: Result[];
+
+    before(async () => {
+      results = await mapAtOnce(cases, (args) => run(sandbox, [...args, '--help']));
+    });
+
+    cases.forEach((args, index) => {
+      it(`of ${['slipstream-bpf', ...args].join(' ')}`, () => {
+        const { code, stdout, stderr } = results[index]!;
         assert.match(stdout, new RegExp(`^${['slipstream-bpf', ...args].join(' ')}`));
         assert.match(stdout, /--help/);
         assert.deepEqual([code, stderr], [0, '']);
       });
-    }
+    });
 
     it('has the version', async () => {
       assert.deepEqual(await run(sandbox, ['--version']), { code: 0, stdout: `${VERSION}\n`, stderr: '' });

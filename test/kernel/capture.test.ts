@@ -4,13 +4,15 @@ import { readdirSync, readFileSync, statSync, writeFileSync, chmodSync, mkdirSyn
 import { join } from 'node:path';
 
 import { objectExists } from '../../addon/index.js';
+import { capture as runCapture } from '../../controller/capture/capture.js';
+import { captureObjectFile } from '../../controller/cli/package-info.js';
 import { Datapath } from '../../controller/datapath/datapath.js';
 import { content, sha256 } from '../apps/data.js';
 import { Capturing, follow, tshark } from './support/capturing.js';
 import { PROGRAM, type Result, run } from './support/daemon.js';
 import { Python } from './support/python.js';
 import { freePort, Redis } from './support/redis.js';
-import { needsRoot, ROOT, Sandbox, skip, TSX } from './support/sandbox.js';
+import { needsRoot, OBJECT_FILE, ROOT, Sandbox, skip, TSX } from './support/sandbox.js';
 import { eventually, type PairRecord, Stack } from './support/stack.js';
 import { publishPort } from './topology/filter.js';
 import { CLIENT, HOST_TO_CLIENT, makeContainerHost, SERVER } from './topology/network.js';
@@ -499,6 +501,41 @@ describe('capture', function () {
       assert.equal(await capturing.child.exited(), 1);
       assert.match(capturing.child.stderr, /the datapath was taken down/);
       assert.equal(Datapath.pinState(sandbox.pinDir), 'absent');
+    });
+
+    it('ends also when it was taken down in the instant in which the capture started', async () => {
+      const pinDir = `${sandbox.pinDir}-instant`;
+      const datapath = Datapath.load({
+        objectFile: OBJECT_FILE,
+        pinDir,
+        cgroupDir: sandbox.cgroup,
+        maxPairs: 16,
+        version: 'test',
+      });
+      let isThere = true;
+      const remove = (): void => {
+        if (isThere) datapath.remove();
+        isThere = false;
+      };
+      sandbox.undo(remove);
+      const output = join(sandbox.dir, 'instant.pcapng');
+      const options = { pinDir, output, snaplen: 64, count: Infinity, duration: 30 };
+      const nothing = { pair: undefined, port: undefined, cgroup: undefined };
+      await assert.rejects(
+        runCapture(
+          { ...options, ...nothing },
+          {
+            objectFile: OBJECT_FILE,
+            captureObjectFile: captureObjectFile(),
+            version: 'test',
+            say: (line) => {
+              if (line.startsWith('capturing')) remove();
+            },
+            stop: new AbortController().signal,
+          },
+        ),
+        /the datapath was taken down/,
+      );
     });
   });
 });

@@ -68,8 +68,8 @@ describe('the DaemonSet by runc', function () {
     return sandbox.spawn('slipstream-bpf', args, { cgroup: null, container });
   }
 
-  async function startAgent(container: Container): Promise<Child> {
-    const child = spawnAgent(container);
+  async function startAgent(container: Container, ...more: string[]): Promise<Child> {
+    const child = spawnAgent(container, ...more);
     await child.until(({ lines }) => lines.find((line) => line.includes('metrics at')));
     return child;
   }
@@ -161,6 +161,15 @@ describe('the DaemonSet by runc', function () {
       assert.equal(status(id), 'ok', `${id}: ${doctor.stdout}`);
     }
     assert.equal(child.stderr.includes('"level":50'), false, child.stderr);
+  });
+
+  it('with --adopt, takes a connection that was there before', async () => {
+    const c = await Connection.open(sandbox);
+    await c.pingPong(10, 100);
+    const child = await startAgent(makeContainer(), '--adopt');
+    await child.until(({ stderr }) => (stderr.includes('connections adopted') ? true : undefined));
+    await accelerate(c);
+    assert.equal(child.stderr.includes('could not be adopted'), false, child.stderr);
   });
 
   it('wakes an edge-triggered reader in another container', async () => {

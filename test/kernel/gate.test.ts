@@ -10,13 +10,14 @@ import { up, type UpEnvironment } from '../../controller/daemon/up.js';
 import { EXIT, UserError } from '../../controller/errors.js';
 import type { Diagnosis } from '../../controller/probe/doctor.js';
 import { type FindingId, type FindingStatus, PROBES } from '../../controller/probe/findings.js';
-import { GateError, type GateOptions, type GateResult, runGate } from '../../controller/probe/gate.js';
+import { GateError, type GateOptions, type GateResult } from '../../controller/probe/gate.js';
 import { kernelNames, parseKernel } from '../../controller/probe/kernel-version.js';
 import type { Status } from '../../controller/view/status.js';
 import { build, type Change } from '../mutants/build.js';
 import { Daemon, PROGRAM, run } from './support/daemon.js';
 import { Connection } from './support/endpoint.js';
-import { needsRoot, OBJECT_FILE, ROOT, Sandbox, skip } from './support/sandbox.js';
+import { gate as gateOn } from './support/gate.js';
+import { BORROW_PROGRAM, needsRoot, OBJECT_FILE, ROOT, Sandbox, skip } from './support/sandbox.js';
 import { eventually, Stack } from './support/stack.js';
 
 const SOCKETS = join(ROOT, 'build', 'probe', 'slipstream-gate');
@@ -36,17 +37,7 @@ describe('kernel gate', function () {
 
   afterEach(() => sandbox.dispose());
 
-  /** In a cgroup below the sandbox's, so that nothing beside it is looked at. */
-  function gate(options: Partial<GateOptions> = {}): Promise<GateResult> {
-    return runGate({
-      objectFile: OBJECT_FILE,
-      socketsProgram: SOCKETS,
-      cgroupRoot: sandbox.cgroup,
-      cgroupDir: sandbox.cgroup,
-      log,
-      ...options,
-    });
-  }
+  const gate = (options?: Partial<GateOptions>): Promise<GateResult> => gateOn(sandbox, options);
 
   const statusOf = ({ findings }: GateResult, id: FindingId): FindingStatus | undefined =>
     findings.find((finding) => finding.id === id)?.status;
@@ -262,6 +253,7 @@ describe('kernel gate', function () {
         },
         {
           objectFile: OBJECT_FILE,
+          borrowProgram: BORROW_PROGRAM,
           socketsProgram: SOCKETS,
           version: 'test',
           log,

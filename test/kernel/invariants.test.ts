@@ -2,14 +2,16 @@
  * One test, or more, for each invariant of docs/design.md, made to fail when the
  * invariant is taken out of the BPF code (scripts/mutants does that).
  */
+import { DEFAULT_TUNING } from '../../controller/datapath/settings.js';
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync, writeFileSync } from 'node:fs';
+import { constants } from 'node:os';
 import { type AddressInfo, createConnection, createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 
-import { BpfMap, BpfObject, wakeSocket } from '../../addon/index.js';
+import { BpfMap, BpfObject } from '../../addon/index.js';
 import { Layout, Records } from '../../controller/datapath/layout.js';
 import type { PairRecord } from '../../controller/datapath/pair-table.js';
 import { cgroupRoot } from '../../controller/probe/host.js';
@@ -17,7 +19,9 @@ import { Connection, type ConnectionOptions } from './support/endpoint.js';
 import { MemoryLimit } from './support/memory.js';
 import { needsRoot, OBJECT_FILE, Sandbox, skip } from './support/sandbox.js';
 import { EAGER, eventually, Stack } from './support/stack.js';
+import { wakeOnce } from './support/waking.js';
 
+const { ENOENT } = constants.errno;
 const CLIENT = 0;
 const SERVER = 1;
 /** Promotes nothing by itself: the test says when. */
@@ -390,11 +394,12 @@ describe('invariants', function () {
       );
       // So that only the limit, and not the pattern, ends redirection.
       stack.datapath.settings.tune({
+        ...DEFAULT_TUNING,
         promoteAfter: 2,
-        messageLimit: 65536,
         runMessages: 2 ** 31,
         runBytes: 2 ** 31,
         keepalive: 0,
+        streamBytes: 0,
       });
       const redirectedBefore = stack.datapath.pairs.redirectedBytes(pair.slot, CLIENT);
       const passedBefore = stack.passed()['backlog'] ?? 0;
@@ -426,11 +431,12 @@ describe('invariants', function () {
   it('3: bounded memory also for the smallest messages, which cost more than their bytes', async () => {
     const { c, pair } = await promoted({}, 'version: 1\ndefaults: { promoteAfter: 2, backlog: 64KiB }\n');
     stack.datapath.settings.tune({
+      ...DEFAULT_TUNING,
       promoteAfter: 2,
-      messageLimit: 65536,
       runMessages: 2 ** 31,
       runBytes: 2 ** 31,
       keepalive: 0,
+      streamBytes: 0,
     });
     const before = redirectedMessages(pair, CLIENT);
     await c.client.do('fill 2 1 500');
@@ -493,9 +499,9 @@ describe('invariants', function () {
       assert.equal((await c.client.do('epollwait 0')).returned, 0);
       const holder = stack.datapath.pairs.holder(pair.slot, CLIENT);
       assert.equal(holder?.pid, c.client.child.pid);
-      assert.equal(await wakeSocket(holder.pid, holder.descriptor, holder.cookie + 1n), false);
+      assert.equal(await wakeOnce({ ...holder, cookie: holder.cookie + 1n }), ENOENT);
       assert.equal((await c.client.do('epollwait 0')).returned, 0);
-      assert.equal(await wakeSocket(holder.pid, holder.descriptor, holder.cookie), true);
+      assert.equal(await wakeOnce(holder), 0);
       assert.equal((await c.client.do('epollwait 5000')).returned, 1, 'room for output is not signalled');
     });
 

@@ -1,13 +1,14 @@
 /** Controllers come and go while connections run: nothing of that is noticed, nothing is left. */
 import assert from 'node:assert/strict';
-import { existsSync, readdirSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 
 import { attachedPrograms, BpfLink, BpfMap, objectExists } from '../../addon/index.js';
 import { Daemon, run } from './support/daemon.js';
 import { Connection } from './support/endpoint.js';
 import { needsRoot, Sandbox } from './support/sandbox.js';
-import { eventually } from './support/stack.js';
+import { eventually, Stack } from './support/stack.js';
 import { Traffic } from './support/traffic.js';
 
 describe('life cycle', function () {
@@ -176,6 +177,33 @@ describe('life cycle', function () {
       await traffic.finish();
     });
   }
+
+  it('a controller with nothing to do hardly wakes up', async () => {
+    const daemon = await Daemon.start(sandbox);
+    const status = `/proc/${String(daemon.child.pid)}/status`;
+    const switches = (): number =>
+      Number(/^voluntary_ctxt_switches:\s+(\d+)/m.exec(readFileSync(status, 'utf8'))?.[1] ?? NaN);
+    const inASecond: number[] = [];
+    // The first seconds are those of its start.
+    while (inASecond.length < 10 && !inASecond.some((count) => count < 20)) {
+      const before = switches();
+      await pause(1000);
+      inASecond.push(switches() - before);
+    }
+    assert.ok(Math.min(...inASecond) < 20, `it went to sleep so often in a second: ${inASecond.join(', ')}`);
+    await daemon.stop();
+  });
+
+  it('promotes also after the system clock was set back', async () => {
+    const stack = new Stack(sandbox);
+    await (await Connection.open(sandbox)).promote(stack);
+    const { now } = Date;
+    sandbox.undo(() => {
+      Date.now = now;
+    });
+    Date.now = () => now() - 3_600_000;
+    await (await Connection.open(sandbox)).promote(stack);
+  });
 
   it('--detach-on-exit leaves nothing', async () => {
     const daemon = await Daemon.start(sandbox, ['--detach-on-exit']);

@@ -9,6 +9,7 @@ import { join } from 'node:path';
 
 import { cgroupId } from '../../addon/index.js';
 import type { PairRecord } from '../../controller/datapath/pair-table.js';
+import { kernelNames, parseKernel } from '../../controller/probe/kernel-version.js';
 import { Endpoint } from './support/endpoint.js';
 import { assertEnds, type Exchange, isDirect, Pairing } from './support/pairing.js';
 import { Python } from './support/python.js';
@@ -127,7 +128,7 @@ for way in (a, b), (b, a):
     /** Configurations that forward one port of loopback to another. */
     const proxies: Record<string, { command: string[]; files?: Record<string, string> }> = {
       haproxy: {
-        command: ['haproxy', '-q', '-f', 'haproxy.cfg'],
+        command: ['haproxy', '-f', 'haproxy.cfg'],
         files: {
           'haproxy.cfg': `
 defaults
@@ -157,7 +158,7 @@ stream { server { listen 127.0.0.1:9000; proxy_pass 127.0.0.1:9001; } }
       socat: { command: ['socat', 'TCP-LISTEN:9000,bind=127.0.0.1,nodelay', 'TCP:127.0.0.1:9001,nodelay'] },
     };
     for (const [name, { command, files = {} }] of Object.entries(proxies)) {
-      it(`${name} makes two pairs`, async () => {
+      it(`${name} makes two pairs`, async function () {
         start();
         const netns = sandbox.makeNetns('proxy');
         const inDir = (text: string): string => text.replaceAll('DIR', sandbox.dir);
@@ -166,7 +167,7 @@ stream { server { listen 127.0.0.1:9000; proxy_pass 127.0.0.1:9001; } }
         await p.run('listening = listener(at=9001)');
         const [program = '', ...args] = command.map(inDir);
         const proxy = sandbox.spawn(program, args, { netns });
-        await p.run(`
+        const connected = p.run(`
 while True:
     try:
         c = socket.create_connection((HOME, 9000))
@@ -175,6 +176,11 @@ while True:
         ${failIfGone(proxy.pid)}
 s = listening.accept()[0]
 c.setsockopt(6, socket.TCP_NODELAY, 1)`);
+        await connected.catch((error: unknown) => {
+          // Under emulation, for instance.
+          if (proxy.process.signalCode === 'SIGILL') skip(this, `${name} needs an instruction that this CPU lacks`);
+          throw new Error(`${name} does not forward: ${proxy.stderr}`, { cause: error });
+        });
         await p.exchange('c', 's')(20, 100);
         const [near, far] = [
           (): PairRecord | undefined => stack.pairOn(9000),
@@ -442,7 +448,7 @@ def again():
     c.connect(l.getsockname())
     return c, l.accept()[0]`;
 
-    it('the server closed first, and its first number follows from its last one', async () => {
+    it('the server closed first, and its first number follows from its last one', async function () {
       start();
       const p = new Python(sandbox, { netns: sandbox.makeNetns('again') });
       await p.run(`OWN = HOME${AGAIN}`);
@@ -454,6 +460,9 @@ def again():
         // TIME_WAIT is cut short (tcp_timewait_state_process): neither random nor the clock's, see docs/guarantees.md.
         const [next = 0] = await p.run<number[]>('sequences(s)');
         await p.run('end_repair(s, NO_PROBE)');
+        const [major, minor] = parseKernel(kernelNames()).base ?? [0, 0];
+        if ((next - last) >>> 0 !== 1 + 65535 + 2 + 1 && (major < 6 || (major === 6 && minor < 10)))
+          skip(this, 'before 6.10 that number got lost (tcp_v4_fill_cb), and another was chosen');
         assert.equal((next - last) >>> 0, 1 + 65535 + 2 + 1);
       }
       await pairing.acceleratedBetween(p, 'c', 's');
@@ -573,13 +582,16 @@ l.listen()`;
     async function eachWithItsOwn(client: Python, servers: readonly Python[], count: number): Promise<void> {
       const shares = await Promise.all(servers.map((server) => server.run<string[]>('list(map(str, ends))')));
       assert.equal(shares.flat().length, count);
+      const deadline = Date.now() + 30_000;
       for (let first = 0; ; first += 8) {
         await Promise.all([
           client.run(`converse(ends, 'client', ${String(first)}, 8, 50)`),
           ...servers.map((server) => server.run(`converse(ends, 'server', ${String(first)}, 8, 50)`)),
         ]);
-        if (stack.records().filter(isDirect).length === count) break;
-        assert.ok(first < 8 * 200, `only ${String(stack.records().filter(isDirect).length)} redirect`);
+        const others = stack.records().filter((pair) => !isDirect(pair));
+        if (others.length === 0) break;
+        const why = others.map(({ control, refusal }) => `${control.state} ${refusal}`);
+        assert.ok(Date.now() < deadline, `of ${String(count)} these do not redirect: ${why.join(', ')}`);
       }
       const cookies = 'dict((str(key), cookie(s)) for key, s in ends.items())';
       const own = await client.run<Record<string, string>>(cookies);

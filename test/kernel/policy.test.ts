@@ -1,6 +1,7 @@
 /** What is not accelerated: streams, strangers, and whatever the policy leaves on TCP. */
 import assert from 'node:assert/strict';
-import { renameSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { compilePolicy } from '../../controller/policy/evaluate.js';
@@ -220,6 +221,18 @@ rules: [{ name: q, cgroup: ${String(quiet)}, action: observe }, { name: l, cgrou
         assert.ok(round < 500, 'the old policy no longer accelerates');
         await c.pingPong(20, 64);
       }
+    });
+
+    it('from what is no file any more: the old policy stays, and the next file counts', async () => {
+      const from = daemon.child.stderr.length;
+      rmSync(file);
+      execFileSync('mkfifo', [file]);
+      assert.match(await logged('old one stays in force', from), /policy\.yaml: this is no regular file: give one/);
+      rmSync(file);
+      writeFileSync(file, OFF);
+      await logged('policy reloaded', from);
+      assert.deepEqual([await reloads('failure'), await reloads('success')], [1, 1]);
+      assert.equal(await daemon.stop(), 0);
     });
   });
 });

@@ -14,7 +14,7 @@ import { must } from './shell.js';
 const RELEASE = 'trixie';
 const PACKAGES = [
   ...['nodejs', 'libbpf1', 'libelf1t64', 'liburing2', 'kmod', 'mount', 'procps', 'python3'],
-  ...['iproute2', 'iptables', 'nftables', 'conntrack', 'socat'],
+  ...['iproute2', 'iptables', 'nftables', 'conntrack', 'socat', 'haproxy', 'nginx', 'libnginx-mod-stream'],
 ];
 const NOT_NEEDED = ['doc', 'locale', 'man', 'info', 'zoneinfo', 'lintian'].map((name) => `/usr/share/${name}/*`);
 

@@ -2,11 +2,13 @@
 
 /** What a kernel could get wrong; `doctor` runs before, and with it the kernel gate. */
 export const SMOKE = [
-  'test/addon/wake_socket.test.ts',
   'test/kernel/identify.test.ts',
   'test/kernel/invariants.test.ts',
   'test/kernels/unsupported.test.ts',
 ];
+
+/** With --quick, beside the other tests of scripts/test. */
+export const QUICK = ['test/kernel/identify.test.ts', 'test/kernels/unsupported.test.ts'];
 
 /** Added by --full. */
 export const FULL = [

@@ -4,7 +4,8 @@ import type { Check, Diagnosis } from '../../controller/probe/doctor.js';
 /** Of one test file. */
 export interface FileResult {
   passed: number;
-  failed: number;
+  /** Full titles. */
+  failed: string[];
   skipped: { title: string; reason: string }[];
 }
 
@@ -47,7 +48,7 @@ export function count({ files, trouble }: Pick<KernelResult, 'files' | 'trouble'
   const sums = { passed: 0, failed: trouble === undefined ? 0 : 1, skipped: 0 };
   for (const { passed, failed, skipped } of Object.values(files)) {
     sums.passed += passed;
-    sums.failed += failed;
+    sums.failed += failed.length;
     sums.skipped += skipped.length;
   }
   return sums;
@@ -80,28 +81,27 @@ function outcome(result: FileResult | undefined): string {
   const { passed, failed, skipped } = result;
   const parts = [
     `${passed} passed`,
-    ...(failed > 0 ? [`${failed} failed`] : []),
+    ...(failed.length > 0 ? [`${failed.length} failed`] : []),
     ...(skipped.length > 0 ? [`${skipped.length} skipped`] : []),
   ];
   return parts.join(', ');
 }
 
-/** Tests that were skipped, by reason. */
-function skips(results: readonly KernelResult[]): string {
-  const reasons = new Map<string, string[]>();
+/** A list of what was not as on every kernel, with where that was. */
+function listed(
+  heading: string,
+  results: readonly KernelResult[],
+  lines: (file: FileResult) => readonly string[],
+): string {
+  const where = new Map<string, string[]>();
   for (const { release, files } of results) {
-    for (const { skipped } of Object.values(files)) {
-      for (const { title, reason } of skipped) {
-        const key = `${title}: ${reason}`;
-        reasons.set(key, [...(reasons.get(key) ?? []), release]);
-      }
-    }
+    for (const line of Object.values(files).flatMap(lines)) where.set(line, [...(where.get(line) ?? []), release]);
   }
-  if (reasons.size === 0) return '';
-  const lines = [...reasons].map(([what, where]) =>
-    where.length === results.length ? `- ${what}\n` : `- ${what} (${where.join(', ')})\n`,
+  if (where.size === 0) return '';
+  const items = [...where].map(([line, releases]) =>
+    releases.length === results.length ? `- ${line}\n` : `- ${line} (${releases.join(', ')})\n`,
   );
-  return `\nSkipped:\n\n${lines.join('')}`;
+  return `\n${heading}:\n\n${items.join('')}`;
 }
 
 /** docs/kernels.md */
@@ -125,5 +125,7 @@ ${table(
 ${table(
   ['tests', ...results.map(({ release }) => release)],
   files.map((file) => [`\`${file}\``, ...results.map((result) => outcome(result.files[file]))]),
-)}${skips(results)}`;
+)}${listed('Failed', results, ({ failed }) => failed)}${listed('Skipped', results, ({ skipped }) =>
+    skipped.map(({ title, reason }) => `${title}: ${reason}`),
+  )}`;
 }

@@ -1,5 +1,5 @@
 // The report of scripts/test, and in the file that TEST_RECORD names a JSON text with what became of the tests of each
-// file: { files: { FILE: { passed, failed, skipped: [{ title, reason }] } } }.
+// file: { files: { FILE: { passed, failed: [TITLE], skipped: [{ title, reason }] } } }.
 const { writeFileSync } = require('node:fs');
 const { relative } = require('node:path');
 const Mocha = require('mocha');
@@ -14,11 +14,11 @@ module.exports = class extends Report {
     const of = ({ file, parent }) =>
       (files[relative('.', file ?? parent?.file ?? '.').replace(/\.js$/, '.ts')] ??= {
         passed: 0,
-        failed: 0,
+        failed: [],
         skipped: [],
       });
     runner.on(EVENT_TEST_PASS, (test) => of(test).passed++);
-    runner.on(EVENT_TEST_FAIL, (test) => of(test).failed++);
+    runner.on(EVENT_TEST_FAIL, (test) => of(test).failed.push(test.fullTitle()));
     runner.on(EVENT_TEST_PENDING, (test) => {
       of(test).skipped.push({ title: test.fullTitle(), reason: Report.reason(test) });
     });

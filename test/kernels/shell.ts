@@ -1,6 +1,7 @@
 /** Programs of the host that this run starts: none outlives it. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 
 const running = new Set<ChildProcess>();
@@ -33,6 +34,16 @@ export interface Ended {
   stderr: string;
 }
 
+/** A session of its own would else get as much of the processors as any other (sched(7), autogroup). */
+function beAsNice(pid: number): void {
+  try {
+    const [, nice] = /nice (-?\d+)/.exec(readFileSync('/proc/self/autogroup', 'utf8')) ?? [];
+    if (nice !== undefined) writeFileSync(`/proc/${String(pid)}/autogroup`, nice);
+  } catch {
+    // Not every kernel groups processes, and a program may be gone already.
+  }
+}
+
 /** Runs a program to its end, which the kernel brings about if this process dies first. */
 export async function run(command: string, args: readonly string[], options: ShellOptions = {}): Promise<Ended> {
   if (ending.by !== undefined) throw new Interrupted(ending.by);
@@ -43,6 +54,7 @@ export async function run(command: string, args: readonly string[], options: She
     detached: true,
   });
   running.add(child);
+  if (child.pid !== undefined) beAsNice(child.pid);
   const timer = setTimeout(() => child.kill('SIGKILL'), options.timeout ?? 2 ** 31 - 1);
   const output = { stdout: '', stderr: '' };
   createInterface({ input: child.stdout }).on('line', options.onLine ?? ((line) => (output.stdout += `${line}\n`)));

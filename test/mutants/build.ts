@@ -18,7 +18,7 @@ export function build(mutant: Change | undefined, dir: string): string {
   if (mutant !== undefined) {
     const file = join(dir, mutant.file);
     let text = readFileSync(file, 'utf8');
-    for (const { from, to } of [mutant, ...(mutant.also === undefined ? [] : [mutant.also])]) {
+    for (const { from, to } of [mutant, ...(mutant.also ?? [])]) {
       const parts = text.split(from);
       if (parts.length !== 2) throw new Error(`${mutant.name}: "${from}" stands ${String(parts.length - 1)} times`);
       text = parts.join(to);

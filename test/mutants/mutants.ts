@@ -10,8 +10,8 @@ export interface Mutant {
   /** Must stand in the file exactly once. */
   from: string;
   to: string;
-  /** A second change, where two checks guard the same thing. */
-  also?: { from: string; to: string };
+  /** Further changes, where two checks guard the same thing. */
+  also?: readonly { from: string; to: string }[];
   /** Of test/kernel; default `invariants`. */
   suite?: string;
   /** Passed to mocha's --fgrep: at least one of these tests must fail. */
@@ -19,6 +19,7 @@ export interface Mutant {
 }
 
 const REDIRECT = 'redirect.bpf.c';
+const RACES = '../races/races';
 
 export const MUTANTS: readonly Mutant[] = [
   {
@@ -135,6 +136,15 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     invariant: 2,
+    name: 'redirects streams without a controller that wakes their readers',
+    file: REDIRECT,
+    from: 'return !direction->stream || ticks() - settings->alive > ALIVE_TICKS;',
+    to: 'return !direction->stream;',
+    suite: 'streams',
+    tests: 'when their controller has gone',
+  },
+  {
+    invariant: 2,
     name: 'never sends a message over TCP for the timers',
     file: REDIRECT,
     from: 'if (keepalive && pair->direction[own].path == PATH_DIRECT &&',
@@ -145,7 +155,7 @@ export const MUTANTS: readonly Mutant[] = [
     invariant: 2,
     name: 'does not compare what was received with what was consumed at insertion',
     file: 'promote.bpf.c',
-    from: 'if ((__s64)(consumed + pair->direction[side ^ 1].redirected_bytes - received) > 0)',
+    from: 'if (uncounted > 0 || (pair->adopted && uncounted))',
     to: 'if (0)',
     tests: '2: no parked reader',
   },
@@ -227,7 +237,7 @@ export const MUTANTS: readonly Mutant[] = [
     file: REDIRECT,
     from: 'else if (sk->__sk_common.skc_state != BPF_TCP_ESTABLISHED)',
     to: 'else if (0)',
-    also: { from: 'else if (peer->state != BPF_TCP_ESTABLISHED)', to: 'else if (0)' },
+    also: [{ from: 'else if (peer->state != BPF_TCP_ESTABLISHED)', to: 'else if (0)' }],
     tests: '5: socket state',
   },
   {
@@ -292,6 +302,42 @@ export const MUTANTS: readonly Mutant[] = [
     to: 'claim = READ_ONCE(handshake->claim);\n	handshake->key = 0;',
     suite: 'pairing-forged',
     tests: 'both numbers',
+  },
+  {
+    invariant: 6,
+    name: 'keeps the generation when a slot is taken',
+    file: 'claim.h',
+    from: '(generation_of(pair->control) + 1)',
+    to: 'generation_of(pair->control)',
+    suite: RACES,
+    tests: 'any schedule',
+  },
+  {
+    invariant: 6,
+    name: 'releases a slot that the server is joining',
+    file: 'identify.bpf.c',
+    from: '(state_of(control) == STATE_HALF && change_state(pair, control, STATE_CLOSED))',
+    to: 'state_of(control) == STATE_HALF',
+    suite: RACES,
+    tests: 'any schedule',
+  },
+  {
+    invariant: 6,
+    name: 'counts a close again when the slot may be taken anew',
+    file: 'identify.bpf.c',
+    from: 'if (!endpoint || endpoint->closed)',
+    to: 'if (!endpoint)',
+    suite: RACES,
+    tests: 'any schedule',
+  },
+  {
+    invariant: 6,
+    name: 'forgets the slot when the client closed while the server had no storage',
+    file: 'identify.bpf.c',
+    from: 'if (__sync_fetch_and_or(&pair->closed, 1 << SIDE_SERVER))',
+    to: 'if (0)',
+    suite: RACES,
+    tests: 'any schedule',
   },
   {
     invariant: 7,

@@ -6,7 +6,7 @@
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 
 import { build, root } from './build.js';
 import { type Mutant, MUTANTS } from './mutants.js';
@@ -18,7 +18,12 @@ function passes(object: string, suite: string, tests: string): { passed: boolean
   const result = spawnSync(
     process.execPath,
     [join(root, 'node_modules', 'mocha', 'bin', 'mocha.js'), '--exit', '--reporter', 'dot', '--fgrep', tests, suite],
-    { cwd: root, encoding: 'utf8', env: { ...process.env, SLIPSTREAM_OBJECT: object }, timeout: 300_000 },
+    {
+      cwd: root,
+      encoding: 'utf8',
+      env: { ...process.env, SLIPSTREAM_OBJECT: object, SLIPSTREAM_SOURCES: dirname(object) },
+      timeout: 300_000,
+    },
   );
   return { passed: result.status === 0, output: result.stdout + result.stderr };
 }

@@ -106,6 +106,7 @@ describe('the npm package', function () {
     for (const part of [
       `addon/prebuilds/linux-${process.arch}/`,
       'build/bpf/slipstream.bpf.o',
+      'build/probe/slipstream-borrow',
       'build/probe/slipstream-gate',
     ]) {
       assert.ok(

@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs';
 
 import { isUnmoved, matchSockets, nextStep, type SeenSocket } from '../../controller/adopt/match.js';
 import { ADOPTION_OPTION } from '../../controller/adopt/program.js';
-import { hasSettled, parseThread, waitingForAll } from '../../controller/adopt/settle.js';
+import { hasSettled, parseThread, receivesOf } from '../../controller/adopt/settle.js';
 import { PACKAGE_ROOT } from '../../controller/cli/package-info.js';
 
 /** Of a connection with the initial sequence numbers 1000 and 5000 on which 30 and 70 bytes were sent. */
@@ -106,32 +106,63 @@ describe('adoption', () => {
   });
 
   describe('a thread', () => {
-    const line = (state: string, ticks: number): string =>
-      `12 (a) R 9 b) ${state} 1 12 12 0 -1 4194560 1 0 0 0 ${String(ticks)} 7 0 0 20 0 3 0 100 0 0`;
+    const line = (state: string, ticks: number, flags = 0x400000): string =>
+      `12 (a) R 9 b) ${state} 1 12 12 0 -1 ${String(flags)} 1 0 0 0 ${String(ticks)} 7 0 0 20 0 3 0 100 0 0`;
 
     it('is read from proc_pid_stat(5), whatever its name', () => {
-      assert.deepEqual(parseThread(line('S', 5)), { state: 'S', userTicks: 5, threads: 3 });
+      assert.deepEqual(parseThread(line('S', 5)), { state: 'S', ofRing: false, userTicks: 5, threads: 3 });
+      assert.equal(parseThread(line('S', 5, 0x10))?.ofRing, true);
+      assert.equal(parseThread(line('S', 5, 0x20_8040)), undefined, 'of the kernel');
       assert.equal(parseThread(''), undefined);
     });
 
-    it('has settled when it sleeps, has run in user space, or is gone', () => {
-      const running = { state: 'R', userTicks: 5, threads: 1 };
+    it('has settled when it sleeps, has run in user space for long enough, or is gone', () => {
+      const running = { state: 'R', ofRing: false, userTicks: 5, threads: 1 };
       assert.equal(hasSettled(running, running), false);
-      assert.equal(hasSettled(running, { ...running, userTicks: 6 }), true);
+      assert.equal(hasSettled(running, { ...running, userTicks: 7 }), false);
+      assert.equal(hasSettled(running, { ...running, userTicks: 8 }), true);
       assert.equal(hasSettled(running, { ...running, state: 'S' }), true);
       assert.equal(hasSettled(running, { ...running, state: 'D' }), true);
       assert.equal(hasSettled(running, undefined), true);
     });
 
-    it('that waits for all of a receive is told from others', () => {
-      assert.equal(waitingForAll('45 0x3 0x7f 0x64 0x100 0x0 0x0 0x7ffd 0x7f01\n', 'x64'), 3);
-      assert.equal(waitingForAll('47 0x4 0x7f 0x4100 0x0 0x0 0x0 0x7ffd 0x7f01\n', 'x64'), 4);
-      assert.equal(waitingForAll('299 0x5 0x7f 0x1 0x100 0x0 0x0 0x7ffd 0x7f01\n', 'x64'), 5);
-      assert.equal(waitingForAll('207 0x3 0x7f 0x64 0x100 0x0 0x0 0x7ffd 0x7f01\n', 'arm64'), 3);
-      assert.equal(waitingForAll('45 0x3 0x7f 0x64 0x40 0x0 0x0 0x7ffd 0x7f01\n', 'x64'), undefined);
-      assert.equal(waitingForAll('0 0x3 0x7f 0x64 0x100 0x0 0x0 0x7ffd 0x7f01\n', 'x64'), undefined);
-      assert.equal(waitingForAll('running\n', 'x64'), undefined);
-      assert.equal(waitingForAll('-1 0x7ffd 0x7f01\n', 'x64'), undefined);
+    describe('that sleeps may not have counted a receive', () => {
+      /** proc_pid_syscall(5): number, arguments, stack, place. */
+      const call = (number: number, flags: number, at: number, stack = '0x7ffd00000000'): string => {
+        const args = ['0x3', '0x7f00', '0x1', '0x2', '0x0', '0x0'];
+        args[at] = `0x${flags.toString(16)}`;
+        return `${[number, ...args, stack, '0x7f0100000000'].join(' ')}\n`;
+      };
+      const plain = { ofRing: false };
+      const [all, nonBlocking] = [0x4100, 0x40];
+      const fault = 'handle_userfault';
+      const descriptor = { descriptor: 3 };
+      const whole = 'any of its process';
+      const cases: [string, typeof plain, string, string, string, unknown][] = [
+        ['recvfrom in its wait', plain, call(45, nonBlocking, 3), 'wait_woken', 'x64', 'none'],
+        ['recvfrom in its wait, by another name', plain, call(45, 0, 3), 'sk_wait_data', 'x64', 'none'],
+        ['recvfrom for all', plain, call(45, all, 3), 'wait_woken', 'x64', descriptor],
+        ['recvmsg for all', plain, call(47, all, 2), 'wait_woken', 'x64', descriptor],
+        ['recvmmsg for all', plain, call(299, all, 3), 'wait_woken', 'x64', descriptor],
+        ['recvfrom for all, elsewhere', plain, call(207, all, 3), 'wait_woken', 'arm64', descriptor],
+        ['recvmsg elsewhere than in its wait', plain, call(47, nonBlocking, 2), fault, 'x64', descriptor],
+        ['recvmsg where nobody knows', plain, call(47, 0, 2), '0', 'x64', descriptor],
+        ['read in its wait, whatever its third argument', plain, call(0, all, 2), 'wait_woken', 'x64', 'none'],
+        ['read elsewhere than in its wait', plain, call(0, 1, 2), fault, 'x64', descriptor],
+        ['poll', plain, call(7, 0, 2), 'do_sys_poll', 'x64', 'none'],
+        ['a page fault of its own', plain, '-1 0x7ffd00000000 0x7f0100000000\n', fault, 'x64', 'none'],
+        ['a 32-bit program', plain, call(7, 0, 2, '0xffb00000'), 'do_sys_poll', 'x64', whole],
+        ['a machine whose numbers are not known', plain, call(63, 0, 2), 'wait_woken', 's390x', whole],
+        ['a ring with nothing to do', plain, call(426, 0, 2), 'io_cqring_wait', 'x64', 'none'],
+        ['a ring with something to do', plain, call(426, 0, 2), fault, 'x64', whole],
+        ['a thread of a ring with nothing to do', { ofRing: true }, call(0, 0, 2), 'io_wq_worker', 'x64', 'none'],
+        ['a thread of a ring with something to do', { ofRing: true }, call(7, 0, 2), 'wait_woken', 'x64', whole],
+      ];
+      for (const [name, thread, syscall, wchan, machine, expected] of cases) {
+        it(name, () => {
+          assert.deepEqual(receivesOf(thread, syscall, wchan, machine), expected);
+        });
+      }
     });
   });
 

@@ -5,8 +5,20 @@ import { join } from 'node:path';
 
 import { chart } from '../../bench/chart.js';
 import { type Overhead, publishedSchema, type Report, reportSchema, type Row } from '../../bench/format.js';
+import { GOALS, outcomes } from '../../bench/goals.js';
 import { ratios, unexpected } from '../../bench/measure.js';
-import { choose, columnsOf, estimate, FULL, nameOf, OVERHEAD_ROWS, QUICK, ROWS } from '../../bench/plan.js';
+import {
+  choose,
+  columnsOf,
+  estimate,
+  FULL,
+  nameOf,
+  OVERHEAD_ROWS,
+  OVERHEADS,
+  type PlannedRow,
+  QUICK,
+  ROWS,
+} from '../../bench/plan.js';
 import { documents } from '../../bench/report.js';
 import { geometricMean, median, medianInterval } from '../../bench/statistics.js';
 import { numberIn } from '../../bench/workload.js';
@@ -153,6 +165,88 @@ describe('bench: plan', () => {
     for (const { workload } of ROWS) {
       for (const program of workload.needs) assert.ok(bench.includes(`'${program.package}'`), program.package);
     }
+  });
+});
+
+describe('bench: goals', () => {
+  const goal = (
+    name: string,
+    rows: readonly (Row | Overhead)[],
+  ): [number[], number, number, number, number[]] | undefined => {
+    const found = outcomes(rows, median).find((outcome) => outcome.goal.name === name);
+    return found && [found.ratios, found.reached, found.bounded, found.undecided, found.bounds];
+  };
+
+  it('each has rows in the full plan', () => {
+    const described = ({ workload, path, placement }: PlannedRow) => ({
+      workload: workload.name,
+      size: workload.size,
+      clients: workload.clients,
+      detail: workload.detail ?? null,
+      path,
+      placement,
+    });
+    const all: (Row | Overhead)[] = [
+      ...ROWS.map((planned): Row => ({ ...row, ...described(planned), unixRatio: 1 })),
+      ...OVERHEAD_ROWS.map((planned): Overhead => ({
+        ...overhead,
+        ...described(planned),
+        overhead: OVERHEADS[planned.kind],
+      })),
+    ];
+    assert.deepEqual(
+      GOALS.map(({ name }) => name).filter((name) => goal(name, all) === undefined),
+      [],
+    );
+  });
+
+  it('count what reaches them, and what may in another run', () => {
+    const pingPong = 'ping-pong, 64 B to 16 KiB, loopback, same-cpu';
+    const rows = [
+      { ...row, ratio: 1.695, ratioHigh: 1.7 },
+      { ...row, ratio: 1.69, ratioHigh: 1.7, naiveRatio: null },
+      { ...row, ratio: 1.6, ratioHigh: 1.69, naiveRatio: 1.8 },
+      { ...row, ratio: 1.6, ratioHigh: 1.8 },
+      { ...row, ratio: 1.6, detail: 'blocking' },
+      { ...row, ratio: 1.6, size: 65_536 },
+    ];
+    assert.deepEqual(goal(pingPong, rows), [[1.695, 1.69, 1.6, 1.6], 1, 1, 1, [1.3, 1.8, 1.3]]);
+    assert.equal(goal(pingPong, []), undefined);
+  });
+
+  it('know what bounds a row: redirection without a check, or programs that do nothing', () => {
+    const bridge = { ...row, path: 'bridge' as const, size: 64, tcp: 5000, naiveRatio: 0.9 };
+    const local = { ...row, size: 64, naive: 20_000 };
+    assert.deepEqual(goal('ping-pong, bridge and NAT, same-cpu', [bridge, local])?.[4], [4]);
+    assert.deepEqual(goal('ping-pong, bridge and NAT, same-cpu', [bridge])?.[4], []);
+    const paired = { ...overhead, workload: 'connect', path: 'loopback' as const, overhead: OVERHEADS.connect };
+    const loaded = (what: string, ratio: number): Overhead => ({ ...paired, overhead: what, ratio });
+    const all = [
+      loaded(OVERHEADS.connect, 0.9),
+      loaded(OVERHEADS.outside, 0.98),
+      loaded(OVERHEADS.empty, 0.97),
+      loaded(OVERHEADS.remember, 0.96),
+    ];
+    assert.deepEqual(goal('connect, one exchange, close: paired', all), [[0.9], 0, 1, 0, [0.96]]);
+    assert.deepEqual(goal('a process outside every policy', all), [[0.98], 0, 1, 0, [0.97]]);
+  });
+
+  it('compare with AF_UNIX, and take medians', () => {
+    const rows = [1, 2, 4].map((clients) => ({
+      ...row,
+      workload: 'memcached GET',
+      placement: 'free' as const,
+      clients,
+      ratio: clients,
+      ratioHigh: clients,
+      unixRatio: 4,
+    }));
+    assert.deepEqual(goal('memcached, median over the numbers of threads', rows)?.slice(0, 4), [[2], 1, 0, 0]);
+    assert.deepEqual(
+      outcomes(rows, median).find(({ goal: { name, toUnix } }) => name === 'the same against AF_UNIX' && toUnix)
+        ?.ratios,
+      [0.5],
+    );
   });
 });
 

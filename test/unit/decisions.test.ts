@@ -63,6 +63,7 @@ describe('decisions', () => {
     const approve = {
       kind: 'approve',
       backlog: 1 << 20,
+      streams: 'measure',
       forbidden: hardEvidence(BITS) | bit('BLOCKING'),
       rule: 'defaults',
     } as const;

@@ -11,7 +11,7 @@ import { validate } from 'dockerfile-utils';
 import ts from 'typescript';
 import { parse, parseAllDocuments } from 'yaml';
 
-import { DEFAULT_PIN_DIR } from '../../controller/probe/host.js';
+import { DEFAULT_PIN_DIR } from '../../controller/probe/paths.js';
 import { parsePolicy } from '../../controller/policy/parse.js';
 import { agent, CAPABILITIES, daemonSet, manifest, podSpec } from '../kernel/support/daemonset.js';
 import { ROOT, skip } from '../kernel/support/sandbox.js';

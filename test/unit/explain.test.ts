@@ -283,6 +283,16 @@ describe('explain', () => {
       assert.deepEqual(verdict({ control: control('candidate') }, { controllerRunning: false })[1], 'datapath');
     });
 
+    it('tells that a pair is on TCP to be measured, as long as it is', () => {
+      const away = record({ ...observed, demotion: 'measured', retryNs: 2n ** 63n });
+      const told = judgePair(facts(away, { measured: true }));
+      assert.deepEqual([told.verdict, told.decidedBy, told.name], ['pending', 'datapath', 'measured']);
+      assert.match(told.because, /"bench --port" measures it/);
+      assert.equal(judgePair(facts(away)).verdict, 'refused', 'nobody measures it any more');
+      const refused = record({ ...observed, demotion: 'measured', refusal: 'blocking', retryNs: 2n ** 63n });
+      assert.equal(judgePair(facts(refused, { measured: true })).name, 'blocking');
+    });
+
     it('tells how long a pair that was taken back cools down', () => {
       const cooling = record({ ...observed, demotion: 'stream', retryNs: 1_000_000_000_000n + 90_000_000_000n });
       const { verdict: name, because } = judgePair(facts(cooling, { nowNs: 1_000_000_000_000n }));
@@ -305,7 +315,7 @@ describe('explain', () => {
           'not_established',
           'gone',
         ]) {
-          for (const demotion of ['none', 'policy', 'program', 'reader', 'accounting', 'requested']) {
+          for (const demotion of ['none', 'policy', 'program', 'reader', 'accounting', 'requested', 'measured']) {
             const { because, change } = judgePair(
               facts(record({ control: control(state), refusal, demotion, retryNs: 2n ** 63n })),
             );
@@ -421,6 +431,7 @@ function record(more: Partial<PairRecord>): PairRecord {
     retryNs: 0n,
     promotions: 1,
     adopted: false,
+    stream: false,
     promoteAfter: 0,
     window: { turns: 0, receives: 0, bytes: 0 },
     refusal: 'none',
@@ -443,6 +454,7 @@ function facts(of: PairRecord, more: Partial<PairFacts> = {}): PairFacts {
     kernelRefusal: undefined,
     controllerRunning: true,
     paused: false,
+    measured: false,
     turnsWanted: 16,
     nowNs: 1_000_000_000_000n,
     ...more,

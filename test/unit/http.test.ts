@@ -12,7 +12,8 @@ import { connect as connectTls, type ConnectionOptions } from 'node:tls';
 import { hashSync } from 'bcryptjs';
 import { type Logger, pino } from 'pino';
 
-import { formatListenAddress, HttpServer, type HttpSources, parseListenAddress } from '../../controller/daemon/http.js';
+import { HttpServer, type HttpSources } from '../../controller/daemon/http.js';
+import { formatListenAddress, parseListenAddress } from '../../controller/daemon/listen-address.js';
 import { WebConfigFile } from '../../controller/daemon/web-config.js';
 import { EXIT, UserError } from '../../controller/errors.js';
 import { CONTENT_TYPES } from '../../controller/metrics/metrics.js';

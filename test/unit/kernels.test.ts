@@ -43,7 +43,7 @@ describe('kernels to test on', () => {
 describe('results of kernels', () => {
   const result = (version: string, release: string, datapath = 'a'): KernelResult => ({
     ...{ version, release, datapath, doctor: undefined },
-    files: { 'x.test.ts': { passed: 2, failed: 0, skipped: [{ title: 'one', reason: 'a | b' }] } },
+    files: { 'x.test.ts': { passed: 2, failed: [], skipped: [{ title: 'one', reason: 'a | b' }] } },
   });
 
   it('a guest that did not come to its end is a failure', () => {
@@ -63,6 +63,14 @@ describe('results of kernels', () => {
   it('make a page', () => {
     const page = renderPage([result('6.1', '6.1.0-50')]);
     assert.match(page, /^\| `x\.test\.ts` +\| 2 passed, 1 skipped \|$/m);
-    assert.match(page, /^- one: a \| b$/m);
+    assert.match(page, /^Skipped:\n\n- one: a \| b$/m);
+    assert.doesNotMatch(page, /Failed/);
+  });
+
+  it('name what failed, and where', () => {
+    const bad = { ...result('6.1', '6.1.0-50'), files: { 'x.test.ts': { passed: 1, failed: ['two'], skipped: [] } } };
+    const page = renderPage([bad, result('6.12', '6.12.1')]);
+    assert.match(page, /^\| `x\.test\.ts` +\| 1 passed, 1 failed \| 2 passed, 1 skipped \|$/m);
+    assert.match(page, /^Failed:\n\n- two \(6\.1\.0-50\)$/m);
   });
 });

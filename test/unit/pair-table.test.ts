@@ -165,6 +165,17 @@ describe('pair table', () => {
   });
 
   describe('a slot', () => {
+    it('is on TCP whatever its last message used, unless it is inserted', () => {
+      const { pairs, records, field, put } = fakeTable(STATES.length);
+      for (const [slot, state] of STATES.entries()) {
+        put(slot, 1, state);
+        for (const side of SIDES) records.set(slot, field(`direction[${String(side)}].path`), 1);
+        const paths = pairs.read(slot)?.directions.map(({ path }) => path);
+        const path = state === 'inserted' ? 'direct' : 'tcp';
+        assert.deepEqual(paths, [path, path], state);
+      }
+    });
+
     it('is read whole', () => {
       const { pairs, records, field, put, memory } = fakeTable(3);
       put(2, 7, 'inserted');

@@ -30,6 +30,7 @@ const builtIn: Decision = {
   blockingReaders: false,
   promoteAfter: 16,
   backlog: MiB,
+  streams: 'measure',
   rule: 'defaults',
 };
 
@@ -74,6 +75,7 @@ describe('policy: one end', () => {
       blockingReaders: true,
       promoteAfter: 3,
       backlog: 2 * MiB,
+      streams: 'measure',
       rule: 'x',
     });
   });

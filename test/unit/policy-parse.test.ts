@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
-import { formatProblem, maxPolicyBytes, parsePolicy } from '../../controller/policy/parse.js';
+import { formatProblem, parsePolicy } from '../../controller/policy/parse.js';
+import { MAX_FILE_BYTES } from '../../controller/read-file.js';
 import { defaultPolicy, policyJsonSchema } from '../../controller/policy/schema.js';
 import { formatSize, parseSize } from '../../controller/policy/size.js';
 
@@ -39,7 +40,7 @@ const cases: Record<string, [text: string, ...reported: string[]][]> = {
       'version: 1\n---\nversion: 1',
       'p:2:1: the file holds more than one YAML document: keep one and remove the --- between them',
     ],
-    [`#${'x'.repeat(maxPolicyBytes)}`, 'p:1:1: the file is larger than 1 MiB: shorten it, for example with globs'],
+    [`#${'x'.repeat(MAX_FILE_BYTES)}`, 'p:1:1: the file is larger than 1 MiB: shorten it, for example with globs'],
     ['\uFEFFversion: 1\n'],
     ['---\nversion: 1\n...\n'],
   ],
@@ -112,6 +113,8 @@ const cases: Record<string, [text: string, ...reported: string[]][]> = {
     ['version: 1\ndefaults: { action: acelerate }', "p:2:21: unknown action 'acelerate': did you mean 'accelerate'?"],
     ['version: 1\ndefaults: { action: drop }', "p:2:21: unknown action 'drop': write accelerate, observe or tcp"],
     ['version: 1\ndefaults: { action: [] }', 'p:2:21: the action must be a word: write accelerate, observe or tcp'],
+    ['version: 1\ndefaults: { streams: mesure }', "p:2:22: unknown value 'mesure' of streams: did you mean 'measure'?"],
+    ['version: 1\ndefaults: { streams: false }', 'p:2:22: streams must be a word: write measure or tcp'],
     [
       'version: 1\ndefaults: { blockingReaders: yes }',
       'p:2:30: blockingReaders must be true or false: write one of the two without quotes',
@@ -255,7 +258,7 @@ describe('policy: parse', () => {
   it('reads a complete policy', () => {
     const text = `
 version: 1
-defaults: { action: observe, blockingReaders: true, promoteAfter: 4, backlog: 256 KiB }
+defaults: { action: observe, blockingReaders: true, promoteAfter: 4, backlog: 256 KiB, streams: tcp }
 rules:
   - name: payments stay on TCP
     cgroup: /system.slice/payments.service
@@ -270,12 +273,13 @@ rules:
     blockingReaders: false
     promoteAfter: 0x20
     backlog: 65536
+    streams: measure
 exclude:
   programs: [haproxy]
 `;
     assert.deepEqual(valid(text), {
       version: 1,
-      defaults: { action: 'observe', blockingReaders: true, promoteAfter: 4, backlog: 256 << 10 },
+      defaults: { action: 'observe', blockingReaders: true, promoteAfter: 4, backlog: 256 << 10, streams: 'tcp' },
       rules: [
         {
           name: 'payments stay on TCP',
@@ -296,6 +300,7 @@ exclude:
           blockingReaders: false,
           promoteAfter: 32,
           backlog: 65536,
+          streams: 'measure',
         },
       ],
       exclude: { programs: ['haproxy'] },
@@ -306,7 +311,13 @@ exclude:
     assert.deepEqual(valid('version: 1'), defaultPolicy);
     assert.deepEqual(defaultPolicy, {
       version: 1,
-      defaults: { action: 'accelerate', blockingReaders: false, promoteAfter: 16, backlog: 1 << 20 },
+      defaults: {
+        action: 'accelerate',
+        blockingReaders: false,
+        promoteAfter: 16,
+        backlog: 1 << 20,
+        streams: 'measure',
+      },
       rules: [],
       exclude: { programs: [] },
     });
@@ -456,6 +467,7 @@ exclude:
       'ports',
       'programs',
       'promoteAfter',
+      'streams',
       'unit',
     ]);
   });

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import { appendFileSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -17,20 +18,20 @@ describe('policy: reload', function () {
 
   const policy = (promoteAfter: number): string => `version: 1\ndefaults: { promoteAfter: ${String(promoteAfter)} }\n`;
 
-  beforeEach(async () => {
+  beforeEach(() => {
     dir = mkdtempSync(join(tmpdir(), 'slipstream-policy-'));
     volume = new ConfigMapVolume(join(dir, 'config-map'), { 'policy.yaml': policy(1) });
     file = join(volume.dir, 'policy.yaml');
-    await watch();
+    watch();
   });
 
-  afterEach(async () => {
-    await source.close();
+  afterEach(() => {
+    source.close();
     rmSync(dir, { recursive: true });
   });
 
-  async function watch(): Promise<void> {
-    source = new PolicySource(file, await readPolicy(file));
+  function watch(): void {
+    source = new PolicySource(file, readPolicy(file));
     source.watch();
   }
 
@@ -86,11 +87,35 @@ describe('policy: reload', function () {
     }
   });
 
+  for (const [what, [command, ...args]] of [
+    ['a FIFO', ['mkfifo']],
+    ['endless', ['ln', '-s', '/dev/zero']],
+    ['a directory', ['mkdir']],
+  ] as const) {
+    it(`tells that it is ${what} now, and goes on to watch`, async () => {
+      source.close();
+      file = join(dir, 'plain.yaml');
+      writeFileSync(file, policy(1));
+      watch();
+      const invalid = once(source, 'invalid') as Promise<[string]>;
+      rmSync(file);
+      execFileSync(command, [...args, file]);
+      assert.match(
+        (await invalid)[0],
+        /plain\.yaml: this is (no regular file: give one|a directory: give the file itself)$/,
+      );
+      const seen = inForce(2);
+      rmSync(file, { recursive: true });
+      writeFileSync(file, policy(2));
+      await seen;
+    });
+  }
+
   it('does not read a file that is still being written', async () => {
-    await source.close();
+    source.close();
     file = join(dir, 'plain.yaml');
     writeFileSync(file, policy(1));
-    await watch();
+    watch();
     const loaded: number[] = [];
     source.on('loaded', ({ policy: { defaults } }) => loaded.push(defaults.promoteAfter));
     const seen = inForce(5);
@@ -104,8 +129,8 @@ describe('policy: reload', function () {
   });
 
   it('sees a change that came between reading and watching', async () => {
-    await source.close();
-    const read = await readPolicy(file);
+    source.close();
+    const read = readPolicy(file);
     volume.update({ 'policy.yaml': policy(2) });
     source = new PolicySource(file, read);
     const seen = inForce(2);

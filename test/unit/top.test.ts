@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import type { WriteStream } from 'node:tty';
 
 import fc from 'fast-check';
 import stringWidth from 'string-width';
@@ -13,10 +14,19 @@ import {
   type TopState,
   truncate,
 } from '../../controller/top/frame.js';
+import { Screen } from '../../controller/top/screen.js';
 import { type PairSample, type Sample, topRows } from '../../controller/top/sample.js';
 import type { PairRow } from '../../controller/view/pairs.js';
 
 describe('top', () => {
+  it('takes a terminal of no size for 80x24', () => {
+    const events = { onKey: (): void => undefined, onResize: (): void => undefined };
+    const size = (columns: number, rows: number): unknown =>
+      new Screen({ columns, rows } as unknown as WriteStream, undefined, events).size;
+    assert.deepEqual(size(0, 0), { columns: 80, rows: 24 });
+    assert.deepEqual(size(100, 30), { columns: 100, rows: 30 });
+  });
+
   describe('rates', () => {
     it('are what moved between two samples', () => {
       const before = sample(1000, [pair('1.1', { receives: 100, received: 10_000, redirected: [4000, 1000] })]);
@@ -216,6 +226,7 @@ function pair(
       ageSeconds: 5,
       promotions: 1,
       adopted: false,
+      stream: false,
       reason: null,
       client: end('curl'),
       server: end(server),

@@ -256,6 +256,7 @@ describe('view', () => {
           abiVersion: 1,
           controllerRunning: false,
           paused: true,
+          measurement: { port: 6379, path: 'tcp' },
           attachedCgroup: null,
           gate: { failed: ['splice'], unknown: [] },
           loadedSeconds: 61.4,
@@ -277,6 +278,7 @@ describe('view', () => {
         [
           'version: 1.0.0, datapath loaded by 0.9.0',
           'controller: not running; live pairs stay as they are',
+          'measured: port 6379, by bench: its pairs change between TCP and the direct path',
           'attached to: a cgroup that is gone, pinned in /pins',
           'kernel gate: passed; splice: programs known to splice stay on TCP',
           'loaded for: 61 s, paused: no new pairs',

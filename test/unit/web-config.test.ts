@@ -31,6 +31,7 @@ describe('web configuration', () => {
       );
     }
     writeFileSync(join(dir, 'nonsense.pem'), 'nonsense\n');
+    execFileSync('mkfifo', [join(dir, 'fifo')]);
   });
 
   after(() => {
@@ -85,6 +86,7 @@ basic_auth_users:
     ['no certificate', 'tls_server_config:\n  key_file: server.key\n', '2:3', /cert_file must be a text/],
     ['a missing file', tls('', 'none.crt'), '2:14', /cert_file 'none\.crt': no such file: check the name/],
     ['a directory', tls('', '.'), '2:14', /this is a directory/],
+    ['a FIFO', tls('', 'server.crt', 'fifo'), '3:13', /key_file 'fifo': this is no regular file: give one$/],
     ['no PEM', tls('', 'nonsense.pem'), '2:14', /cert_file can't be used \(.*\): give a PEM file$/],
     [
       'a key of another certificate',

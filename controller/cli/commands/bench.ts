@@ -1,17 +1,17 @@
-import { release } from 'node:os';
-
 import type { CommandModule } from 'yargs';
 
-import { bench, type BenchResult } from '../../probe/bench.js';
-import { cgroupRoot, requireRoot } from '../../probe/host.js';
-import { requireKernel } from '../../probe/kernel.js';
-import { formatBytes, renderTable } from '../../view/pairs.js';
-import { jsonOption, makeLog, numberOption, say } from '../options.js';
-import { objectFile, socketsProgram } from '../package-info.js';
+import { jsonOption, numberOption, pinDirOption } from '../options.js';
 
-export const benchCommand: CommandModule<object, { seconds: number; json: boolean }> = {
+export interface BenchArguments {
+  seconds: number;
+  port: number | undefined;
+  'pin-dir': string;
+  json: boolean;
+}
+
+export const benchCommand: CommandModule<object, BenchArguments> = {
   command: 'bench',
-  describe: 'Measure TCP and the datapath in turns, on connections of its own; touches no other connection',
+  describe: 'Measure TCP and the direct path in turns, on connections of its own or on those of a port',
   builder: (yargs) =>
     yargs
       .option('seconds', {
@@ -22,59 +22,21 @@ export const benchCommand: CommandModule<object, { seconds: number; json: boolea
         }),
         default: 20,
       })
-      .option('json', jsonOption),
-  handler: async ({ seconds, json }) => {
-    requireRoot('bench');
-    requireKernel(release());
-    const root = cgroupRoot();
-    const stop = new AbortController();
-    const end = (): void => {
-      stop.abort();
-    };
-    process.once('SIGINT', end).once('SIGTERM', end);
-    const result = await bench(
-      {
-        objectFile: objectFile(),
-        socketsProgram: socketsProgram(),
-        cgroupRoot: root,
-        cgroupDir: root,
-        log: makeLog('error'),
-      },
-      seconds,
-      stop.signal,
-    );
-    process.off('SIGINT', end).off('SIGTERM', end);
-    say(json ? JSON.stringify(result, undefined, 2) : render(result));
+      .option(
+        'port',
+        numberOption('port', [1, 65_535], {
+          placeholder: 'N',
+          describe: 'Measure the promoted connections with this port at either end, as they are used',
+        }),
+      )
+      .option('pin-dir', pinDirOption)
+      .option('json', jsonOption)
+      .epilogue(
+        'Without --port no other connection is touched. With it, the running controller takes the promoted connections of ' +
+          'the port to TCP and back every second; nothing is lost, also if this command is killed.',
+      ),
+  handler: async (args) => {
+    const { runBench } = await import('../actions/bench.js');
+    await runBench(args);
   },
 };
-
-function render({ kernel, rows, privateNetwork }: BenchResult): string {
-  const figures = rows.map(({ size, tcp, slipstream, ratio, redirected }) => [
-    formatBytes(size),
-    ...[tcp, slipstream].map(({ roundTripsPerSecond }) => roundTripsPerSecond.toFixed(0)),
-    `${ratio.toFixed(2)}x`,
-    ...[tcp, slipstream].map(({ p50, p99 }) => `${p50.toFixed(1)} / ${p99.toFixed(1)}`),
-    ...[tcp, slipstream].map(({ cpu }) => cpu.toFixed(1)),
-    `${(100 * redirected).toFixed(1)}%`,
-  ]);
-  return [
-    `kernel ${kernel}, one connection over loopback${privateNetwork ? ' in a network namespace of its own' : ''}: a request, then its answer of the same size`,
-    '',
-    renderTable([
-      [
-        'SIZE',
-        'TCP/S',
-        'DIRECT/S',
-        'RATIO',
-        'TCP P50/P99 US',
-        'DIRECT P50/P99 US',
-        'TCP CPU US',
-        'DIRECT CPU US',
-        'REDIRECTED',
-      ],
-      ...figures,
-    ]),
-    '',
-    'Medians of three runs in turns; US: microseconds. CPU is the time of both programs for a round trip.',
-  ].join('\n');
-}

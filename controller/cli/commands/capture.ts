@@ -1,12 +1,9 @@
 import type { CommandModule } from 'yargs';
 
-import { capture } from '../../capture/capture.js';
 import { parseCgroup, parsePair } from '../../capture/selection.js';
-import { EXIT, UserError } from '../../errors.js';
 import { checked, numberOption, pinDirOption } from '../options.js';
-import { captureObjectFile, objectFile, VERSION } from '../package-info.js';
 
-interface CaptureArguments {
+export interface CaptureArguments {
   'pin-dir': string;
   write: string | undefined;
   pair: string | undefined;
@@ -17,7 +14,7 @@ interface CaptureArguments {
   duration: number | undefined;
 }
 
-const MOST = 2 ** 32 - 1;
+export const MOST = 2 ** 32 - 1;
 
 export const captureCommand: CommandModule<object, CaptureArguments> = {
   command: 'capture',
@@ -74,31 +71,7 @@ export const captureCommand: CommandModule<object, CaptureArguments> = {
           'no controller. The file holds payload and is for its owner only.',
       ),
   handler: async (args) => {
-    if (args.write === undefined) throw new UserError('-w is missing: give it a file, or - for a pipe', EXIT.usage);
-    const options = {
-      pinDir: args['pin-dir'],
-      output: args.write,
-      pair: args.pair,
-      port: args.port,
-      cgroup: args.cgroup,
-      snaplen: args.snaplen ?? MOST,
-      count: args.count ?? Infinity,
-      duration: args.duration,
-    };
-    const stop = new AbortController();
-    const end = (): void => {
-      stop.abort();
-    };
-    // Once: a second signal ends a process whose output nobody takes.
-    process.once('SIGINT', end).once('SIGTERM', end);
-    await capture(options, {
-      objectFile: objectFile(),
-      captureObjectFile: captureObjectFile(),
-      version: VERSION,
-      say: (line) => {
-        process.stderr.write(`${line}\n`);
-      },
-      stop: stop.signal,
-    });
+    const { runCapture } = await import('../actions/capture.js');
+    await runCapture(args);
   },
 };

@@ -1,10 +1,8 @@
 import type { CommandModule } from 'yargs';
 
-import { down } from '../../daemon/down.js';
-import { makeLog, pinDirOption, say, timeoutOption } from '../options.js';
-import { objectFile } from '../package-info.js';
+import { pinDirOption, timeoutOption } from '../options.js';
 
-interface DownArguments {
+export interface DownArguments {
   'pin-dir': string;
   timeout: number;
   force: boolean;
@@ -20,13 +18,7 @@ export const downCommand: CommandModule<object, DownArguments> = {
       describe: 'Remove what is not drained in time too: those connections lose redirected data',
     }),
   handler: async (args) => {
-    await down(
-      {
-        pinDir: args['pin-dir'],
-        timeout: args.timeout,
-        force: args.force,
-      },
-      { objectFile: objectFile(), log: makeLog('warn'), say },
-    );
+    const { runDown } = await import('../actions/down.js');
+    await runDown(args);
   },
 };

@@ -1,12 +1,8 @@
 import type { CommandModule } from 'yargs';
 
-import { LearnedPrograms } from '../../policy/learned.js';
-import { requireRoot } from '../../probe/host.js';
-import { renderTable } from '../../view/pairs.js';
-import { shortName } from '../../view/short-name.js';
-import { jsonOption, say, stateDirOption } from '../options.js';
+import { jsonOption, stateDirOption } from '../options.js';
 
-interface LearnedArguments {
+export interface LearnedArguments {
   'state-dir': string;
   forget: string | undefined;
   'forget-all': boolean | undefined;
@@ -28,25 +24,8 @@ export const learnedCommand: CommandModule<object, LearnedArguments> = {
       .option('forget-all', { type: 'boolean', describe: 'Likewise all of them' })
       .conflicts('forget', 'forget-all')
       .option('json', jsonOption),
-  handler: (args) => {
-    requireRoot('learned');
-    const learned = new LearnedPrograms(args['state-dir']);
-    if (args.forget !== undefined || args['forget-all'] === true) {
-      const count = learned.forget(args.forget);
-      say(args.json ? JSON.stringify({ forgotten: count }) : `forgot ${String(count)}`);
-    } else if (args.json) {
-      say(JSON.stringify(learned.list, undefined, 2));
-    } else if (learned.list.length === 0) {
-      say('nothing learned');
-    } else {
-      const rows = learned.list.map(({ program, cgroup, cause, at, kernel }) => [
-        program,
-        shortName(cgroup),
-        cause,
-        at,
-        kernel,
-      ]);
-      say(renderTable([['PROGRAM', 'CGROUP', 'CAUSE', 'SINCE', 'KERNEL'], ...rows]));
-    }
+  handler: async (args) => {
+    const { runLearned } = await import('../actions/learned.js');
+    runLearned(args);
   },
 };

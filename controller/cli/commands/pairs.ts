@@ -1,18 +1,14 @@
-import { setTimeout } from 'node:timers/promises';
-
 import type { CommandModule } from 'yargs';
 
 import { STATES, type State } from '../../datapath/pair-table.js';
 import { EXIT, UserError } from '../../errors.js';
 import { cgroupMatcher, cgroupProblem, type Matcher } from '../../policy/glob.js';
 import { quote, suggest } from '../../policy/words.js';
-import { filterPairs, type PairFilter, SORT_KEYS, sortPairs, type SortKey } from '../../view/pair-list.js';
-import { PAIR_COLUMNS, pairRows, renderPairs } from '../../view/pairs.js';
-import { withDatapath } from '../../view/reader.js';
-import { jsonOption, numberOption, pinDirOption, say } from '../options.js';
-import { objectFile } from '../package-info.js';
+import { type PairFilter, SORT_KEYS, type SortKey } from '../../view/pair-list.js';
+import { PAIR_COLUMNS } from '../../view/pairs.js';
+import { jsonOption, numberOption, pinDirOption } from '../options.js';
 
-interface PairsArguments {
+export interface PairsArguments {
   'pin-dir': string;
   state: State | undefined;
   cgroup: PairFilter['cgroup'];
@@ -23,8 +19,6 @@ interface PairsArguments {
   watch: boolean;
   json: boolean;
 }
-
-const WATCH_INTERVAL = 1000;
 
 export const pairsCommand: CommandModule<object, PairsArguments> = {
   command: 'pairs',
@@ -68,28 +62,8 @@ export const pairsCommand: CommandModule<object, PairsArguments> = {
       .option('watch', { type: 'boolean', default: false, describe: 'Print the list every second until interrupted' })
       .option('json', jsonOption),
   handler: async (args) => {
-    const filter: PairFilter = { cgroup: args.cgroup, port: args.port };
-    const print = (): void => {
-      const all = withDatapath(args['pin-dir'], objectFile(), ({ datapath, cgroups }) =>
-        pairRows(datapath, cgroups, args.state),
-      );
-      const found = filterPairs(all, filter);
-      const rows = args.sort === undefined ? found : sortPairs(found, args.sort);
-      if (args.json) say(JSON.stringify(rows, undefined, args.watch ? 0 : 2));
-      else if (rows.length > 0 || !args['no-header'])
-        say(renderPairs(rows, { columns: args.columns, header: !args['no-header'] }));
-    };
-    const stop = new AbortController();
-    const end = (): void => {
-      stop.abort();
-    };
-    // Standard output fails when nobody reads it any more.
-    if (args.watch) {
-      process.once('SIGINT', end).once('SIGTERM', end);
-      process.stdout.once('error', end);
-    }
-    do print();
-    while (args.watch && (await pause(WATCH_INTERVAL, stop.signal)));
+    const { runPairs } = await import('../actions/pairs.js');
+    await runPairs(args);
   },
 };
 
@@ -106,9 +80,4 @@ function requireColumns(list: string): string[] {
   const wrong = names.find((name) => !PAIR_COLUMNS.includes(name));
   if (wrong === undefined) return names;
   throw new UserError(`--columns: unknown column ${quote(wrong)}: ${suggest(wrong, PAIR_COLUMNS)}`, EXIT.usage);
-}
-
-/** False if it was cut short. */
-function pause(ms: number, signal: AbortSignal): Promise<boolean> {
-  return setTimeout(ms, true, { signal }).catch(() => false);
 }

@@ -1,19 +1,13 @@
-import { readFileSync } from 'node:fs';
-
 import type { CommandModule } from 'yargs';
 
-import { readPolicy } from '../../daemon/policy-source.js';
 import { EXIT, UserError } from '../../errors.js';
-import { findPlace, parsePlace, type Place } from '../../explain/place.js';
-import { LearnedPrograms } from '../../policy/learned.js';
+import { parsePlace, type Place } from '../../explain/place.js';
 import { programProblem } from '../../policy/glob.js';
 import { comm } from '../../policy/programs.js';
-import { type TrialEnd, tryPolicy } from '../../policy/trial.js';
 import { quote } from '../../policy/words.js';
-import { renderTrial } from '../../view/trial.js';
-import { jsonOption, numberOption, say, stateDirOption } from '../options.js';
+import { jsonOption, numberOption, stateDirOption } from '../options.js';
 
-interface TestArguments {
+export interface TestArguments {
   file: string;
   cgroup: Place;
   port: number | undefined;
@@ -73,24 +67,8 @@ export const policyTestCommand: CommandModule<object, TestArguments> = {
       .option('state-dir', stateDirOption)
       .option('json', jsonOption),
   handler: async (args) => {
-    const { policy, hash, places } = await readPolicy(args.file);
-    const learned = readLearned(args['state-dir']);
-    const end = (place: Place | undefined, port: number | undefined, program: string | undefined): TrialEnd => {
-      const found = place === undefined ? { cgroup: null, program: null } : findPlace(place);
-      const name = program ?? found.program;
-      return {
-        cgroup: found.cgroup,
-        port: port ?? null,
-        program: name,
-        learned: learned === undefined ? null : learned.has(name ?? '', found.cgroup ?? undefined),
-      };
-    };
-    const own = end(args.cgroup, args.port, args.program);
-    const peer = [args['peer-cgroup'], args['peer-port'], args['peer-program']].some((given) => given !== undefined)
-      ? end(args['peer-cgroup'], args['peer-port'] ?? args.port, args['peer-program'])
-      : undefined;
-    const result = tryPolicy({ file: args.file, hash, policy, places }, peer === undefined ? [own] : [own, peer]);
-    say(args.json ? JSON.stringify(result, undefined, 2) : renderTrial(result));
+    const { runPolicyTest } = await import('../actions/policy-test.js');
+    runPolicyTest(args);
   },
 };
 
@@ -113,14 +91,4 @@ function programName(option: string): (text: string) => string {
     }
     return comm(text);
   };
-}
-
-/** Undefined where only root can see it. */
-function readLearned(stateDir: string): LearnedPrograms | undefined {
-  try {
-    readFileSync(`${stateDir}/learned.json`);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EACCES') return undefined;
-  }
-  return new LearnedPrograms(stateDir);
 }

@@ -1,14 +1,9 @@
 import type { CommandModule } from 'yargs';
 
 import { INITIAL, TOP_SORTS, type TopSort } from '../../top/frame.js';
-import { takeSample } from '../../top/sample.js';
-import { top } from '../../top/top.js';
-import { withDatapath } from '../../view/reader.js';
-import { isHeld } from '../../view/status.js';
 import { numberOption, pinDirOption } from '../options.js';
-import { objectFile, VERSION } from '../package-info.js';
 
-interface TopArguments {
+export interface TopArguments {
   'pin-dir': string;
   sort: TopSort;
   filter: string | undefined;
@@ -47,16 +42,7 @@ export const topCommand: CommandModule<object, TopArguments> = {
       )
       .option('plain', { type: 'boolean', default: false, describe: 'As text, also on a terminal' }),
   handler: async (args) => {
-    const pinDir = args['pin-dir'];
-    const options = {
-      version: VERSION,
-      interval: 1000 * args.interval,
-      iterations: args.iterations,
-      state: { ...INITIAL, sort: args.sort, filter: args.filter ?? '' },
-      screen: !args.plain,
-    };
-    await top(options, () =>
-      withDatapath(pinDir, objectFile(), ({ datapath, cgroups }) => takeSample(datapath, cgroups, isHeld(pinDir))),
-    );
+    const { runTop } = await import('../actions/top.js');
+    await runTop(args);
   },
 };

@@ -1,12 +1,9 @@
 import type { CommandModule } from 'yargs';
 
-import { parseListenAddress } from '../../daemon/http.js';
-import { makeDaemonLog } from '../../daemon/log.js';
-import { up } from '../../daemon/up.js';
-import { checked, logLevelOption, numberOption, pinDirOption, say, stateDirOption, timeoutOption } from '../options.js';
-import { adoptObjectFile, objectFile, socketsProgram, VERSION } from '../package-info.js';
+import { parseListenAddress } from '../../daemon/listen-address.js';
+import { checked, logLevelOption, numberOption, pinDirOption, stateDirOption, timeoutOption } from '../options.js';
 
-interface UpArguments {
+export interface UpArguments {
   policy: string | undefined;
   cgroup: string | undefined;
   'pin-dir': string;
@@ -81,28 +78,7 @@ export const upCommand: CommandModule<object, UpArguments> = {
       .option('timeout', timeoutOption)
       .option('log-level', logLevelOption),
   handler: async (args) => {
-    await up(
-      {
-        policy: args.policy,
-        cgroup: args.cgroup,
-        pinDir: args['pin-dir'],
-        metrics: args.metrics,
-        webConfig: args['web-config'],
-        maxPairs: args['max-pairs'],
-        detachOnExit: args['detach-on-exit'],
-        stateDir: args['state-dir'],
-        stallAfter: args['stall-after'],
-        acceptKnownBugs: args['accept-known-bugs'],
-        adoptObjectFile: args.adopt ? adoptObjectFile() : undefined,
-        timeout: args.timeout,
-      },
-      {
-        objectFile: objectFile(),
-        socketsProgram: socketsProgram(),
-        version: VERSION,
-        log: makeDaemonLog({ level: args['log-level'] }),
-        say,
-      },
-    );
+    const { runUp } = await import('../actions/up.js');
+    await runUp(args);
   },
 };

@@ -203,12 +203,12 @@ export class Connection {
     wait = '',
     timeoutMs = 10_000,
   ): Promise<PairRecord> {
-    const deadline = Date.now() + timeoutMs;
+    const deadline = performance.now() + timeoutMs;
     for (;;) {
       await this.pingPong(8, 64, wait);
       const record = this.pairIn(stack);
       if (record !== undefined && isReached(record)) return record;
-      if (Date.now() > deadline) {
+      if (performance.now() > deadline) {
         throw new Error(
           `${what}: not within ${String(timeoutMs)} ms, the pair is ${JSON.stringify(record, (_, v: unknown) => (typeof v === 'bigint' ? String(v) : v))}`,
         );

@@ -27,6 +27,7 @@ export function program(name: string): string {
 }
 
 /** The datapath under test; another build of it when SLIPSTREAM_OBJECT names one (scripts/mutants). */
+export const BORROW_PROGRAM = join(ROOT, 'build', 'probe', 'slipstream-borrow');
 export const OBJECT_FILE = process.env['SLIPSTREAM_OBJECT'] ?? join(ROOT, 'build', 'bpf', 'slipstream.bpf.o');
 
 /** Skips the running suite or test, saying why. */

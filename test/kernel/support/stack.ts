@@ -10,7 +10,7 @@ import { parsePolicy } from '../../../controller/policy/parse.js';
 import type { Policy } from '../../../controller/policy/schema.js';
 import { cgroupRoot } from '../../../controller/probe/host.js';
 import { cgroupTotals } from '../../../controller/view/totals.js';
-import { OBJECT_FILE, type Sandbox } from './sandbox.js';
+import { BORROW_PROGRAM, OBJECT_FILE, type Sandbox } from './sandbox.js';
 
 /** Parses a policy that a test wrote. */
 export function policyOf(yaml: string): Policy {
@@ -29,6 +29,9 @@ export interface StackOptions {
   keepalive?: number;
   /** Milliseconds. */
   stallAfter?: number;
+  /** Bytes; default 0, so that no stream is measured. */
+  streamBytes?: number;
+  streamGain?: number;
 }
 
 export class Stack {
@@ -49,8 +52,10 @@ export class Stack {
       datapath: this.datapath,
       cgroups: this.cgroups,
       policy: compilePolicy(policyOf(options.policy ?? EAGER)),
-      tuning: { keepalive: options.keepalive ?? 0 },
+      tuning: { keepalive: options.keepalive ?? 0, streamBytes: options.streamBytes ?? 0 },
+      streamGain: options.streamGain,
       stallAfter: options.stallAfter ?? 30_000,
+      borrowProgram: BORROW_PROGRAM,
       log: pino({ level: process.env['SLIPSTREAM_TEST_LOG'] ?? 'silent' }),
     });
     this.controller.start();
@@ -101,11 +106,11 @@ export class Stack {
 
 /** Waits for a condition in shared memory, for which the kernel has no event. */
 export async function eventually<T>(what: string, find: () => T | undefined | false, timeoutMs = 10_000): Promise<T> {
-  const deadline = Date.now() + timeoutMs;
+  const deadline = performance.now() + timeoutMs;
   for (;;) {
     const found = find();
     if (found !== undefined && found !== false) return found;
-    if (Date.now() > deadline) throw new Error(`${what}: not within ${String(timeoutMs)} ms`);
+    if (performance.now() > deadline) throw new Error(`${what}: not within ${String(timeoutMs)} ms`);
     await new Promise((resolve) => setTimeout(resolve, 2));
   }
 }
