@@ -18,8 +18,8 @@ import { processorTime } from './processor-time.js';
 const SETTLE_LIMIT = 5000;
 const POLL = 5;
 const NEVER = 2n ** 63n;
-/** The state of pairs that are on the path. */
-const ON: Record<Measurement['path'], State> = { tcp: 'observed', direct: 'inserted' };
+/** The states of pairs that are on the path. A candidate is on TCP until the controller has sent it back there. */
+const ON: Record<Measurement['path'], State[]> = { tcp: ['observed', 'candidate'], direct: ['inserted'] };
 
 export interface PortBenchResult extends Comparison {
   kernel: string;
@@ -123,9 +123,9 @@ class PortTable {
     );
   }
 
-  /** Whether the controller has taken a pair to TCP. */
+  /** Whether the controller has taken a pair to TCP. There, until it has been looked at again, it may be a candidate. */
   isMoved(): boolean {
-    return this.records('observed', 'draining', 'leaving').some(({ demotion }) => demotion === 'measured');
+    return this.records(...ON.tcp, 'draining', 'leaving').some(({ demotion }) => demotion === 'measured');
   }
 
   /** Waits until all pairs that take part are on the path, or it has taken too long. */
@@ -145,7 +145,7 @@ class PortTable {
   }
 
   look(path: Measurement['path']): Look {
-    const records = this.records(ON[path]).filter(({ demotion }) => path === 'direct' || demotion === 'measured');
+    const records = this.records(...ON[path]).filter(({ demotion }) => path === 'direct' || demotion === 'measured');
     const programs = new Map(records.flatMap(({ ends }) => ends.map(({ pid, program }) => [pid, program] as const)));
     const cpu = new Map<number, number>();
     for (const [pid, program] of programs) {
