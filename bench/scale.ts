@@ -164,7 +164,7 @@ async function metricsTime(daemon: Daemon): Promise<number> {
 
 /** Of the maps that grow with the table, as the kernel accounts for them. */
 function mapBytes(pinDir: string): number {
-  return ['pairs', 'free_slots', 'sockets'].reduce((sum, name) => {
+  return ['pairs', 'free_slots', 'resting_slots', 'sockets'].reduce((sum, name) => {
     const text = execFileSync('bpftool', ['-j', 'map', 'show', 'pinned', join(pinDir, name)], { encoding: 'utf8' });
     return sum + (JSON.parse(text) as { bytes_memlock: number }).bytes_memlock;
   }, 0);

@@ -19,7 +19,7 @@
  * are drained and replaced, never adopted. What a drain goes by keeps its name and
  * meaning in every version: DRAIN_CONTRACT in controller/datapath/drainable.ts.
  */
-#define SLIPSTREAM_ABI_VERSION 4
+#define SLIPSTREAM_ABI_VERSION 5
 
 #define CACHE_LINE 64
 #define COMM_LENGTH 16 /* TASK_COMM_LEN */
@@ -207,7 +207,9 @@ struct direction {
 	__u32 leave_since; /* since when it should leave redirection; ticks; 0: it need not */
 	__u32 smallest; /* message since nothing waited, bytes */
 	__u64 behind_received;
-	__u8 behind; /* the two are valid */
+	__u64 jiffies; /* at the last look at the clock, and what it said in ticks */
+	__u32 now;
+	__u8 behind; /* behind_sequence and behind_received are valid */
 	__u8 overtaken; /* certain: nothing more is sent */
 	__u8 stream; /* by the controller: a one-way run is redirected, too */
 } __attribute__((aligned(CACHE_LINE)));

@@ -42,6 +42,29 @@ static __always_inline void fill_side(struct pair *pair, enum side side, const v
 	fill_address(&pair->address[side], sk);
 }
 
+/* Pops a slot that is FREE, one that rests only if there is no other; false if there is none. */
+static __always_inline bool pop_slot(__u32 *slot)
+{
+	return !bpf_map_pop_elem(&free_slots, slot) || !bpf_map_pop_elem(&resting_slots, slot);
+}
+
+/*
+ * Puts a slot that is FREE to rest. Where others have done so meanwhile and there is no room,
+ * it does not rest.
+ */
+static __always_inline bool push_slot(__u32 slot)
+{
+	__u32 rested;
+
+	if (!bpf_map_push_elem(&resting_slots, &slot, 0))
+		return true;
+	if (!bpf_map_pop_elem(&resting_slots, &rested) &&
+	    bpf_map_push_elem(&free_slots, &rested, 0))
+		COUNT(release_failed);
+	return !bpf_map_push_elem(&resting_slots, &slot, 0) ||
+	       !bpf_map_push_elem(&free_slots, &slot, 0);
+}
+
 /*
  * An empty slot with a generation of its own, which nobody knows yet: readers of
  * the table see CLOSED. NULL when the table is full.
@@ -50,7 +73,7 @@ static __always_inline struct pair *take_slot(__u64 key, __u32 *slot, __u32 *con
 {
 	struct pair *pair;
 
-	if (bpf_map_pop_elem(&free_slots, slot))
+	if (!pop_slot(slot))
 		return NULL;
 	pair = bpf_map_lookup_elem(&pairs, slot);
 	if (!pair)
@@ -67,7 +90,7 @@ static __always_inline struct pair *take_slot(__u64 key, __u32 *slot, __u32 *con
 static __always_inline void return_slot(struct pair *pair, __u32 slot)
 {
 	pair->control = with_state(pair->control, STATE_FREE);
-	if (bpf_map_push_elem(&free_slots, &slot, 0))
+	if (!push_slot(slot))
 		COUNT(release_failed);
 }
 

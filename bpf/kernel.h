@@ -263,6 +263,11 @@ extern void *bpf_rdonly_cast(const void *object, __u32 btf_id) __ksym __weak;
 		_member;                                                                           \
 	})
 
+/* What a pointer of the kernel points to, if that is a word; read as the first member of a
+ * structure, whose reads need no call.
+ */
+#define WORD_AT(address) ((unsigned long)MEMBER(list_head, address, next))
+
 /* A member of the kernel's structure behind the context of a program. */
 #define CONTEXT_MEMBER(type, context, member)                                                      \
 	({                                                                                         \

@@ -19,12 +19,24 @@ struct {
 	__type(value, struct pair);
 } pairs SEC(".maps");
 
-/* Slots that are FREE. First in, first out: a slot rests as long as possible. */
+/* Slots that are FREE. Last in, first out: a slot that was used lately is still in a cache. */
 struct {
-	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(type, BPF_MAP_TYPE_STACK);
 	__uint(max_entries, 1);
 	__type(value, __u32);
 } free_slots SEC(".maps");
+
+/*
+ * Slots that have become FREE lately wait here until so many others have, so that a slot's
+ * generations last: who has kept a control word, in a queued event or in a look at the table,
+ * meets it again after 2^24 of them.
+ */
+#define RESTING_SLOTS 256
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, RESTING_SLOTS);
+	__type(value, __u32);
+} resting_slots SEC(".maps");
 
 /* The sockets of promoted pairs, at 2 * slot + side. */
 struct {

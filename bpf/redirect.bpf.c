@@ -20,9 +20,19 @@ struct peer_view {
 	__u8 shutdown;
 };
 
-static __always_inline __u32 ticks(void)
+/*
+ * The coarse clock moves once a jiffy, and jiffies64 is a load where the clock is a call.
+ * For a moment between the two (do_timer, update_wall_time) the clock is one jiffy behind.
+ */
+static __always_inline __u32 ticks(struct direction *direction)
 {
-	return bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
+	__u64 jiffies = bpf_jiffies64();
+
+	if (direction->jiffies != jiffies) {
+		direction->jiffies = jiffies;
+		direction->now = bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
+	}
+	return direction->now;
 }
 
 static __always_inline int pass(struct direction *direction, enum pass_reason reason)
@@ -32,7 +42,7 @@ static __always_inline int pass(struct direction *direction, enum pass_reason re
 	if (reason != PASS_KEEPALIVE && reason != PASS_UNACKNOWLEDGED)
 		direction->passed_messages++;
 	direction->last_pass = reason;
-	direction->last_tcp = ticks();
+	direction->last_tcp = ticks(direction);
 	if (direction->path != PATH_TCP) {
 		direction->path = PATH_TCP;
 		direction->switches++;
@@ -80,7 +90,8 @@ static __always_inline bool is_stream(struct direction *direction, const struct 
 	if (direction->run_messages <= settings->run_messages &&
 	    direction->run_bytes <= settings->run_bytes)
 		return false;
-	return !direction->stream || ticks() - settings->alive > ALIVE_TICKS;
+	/* The controller's clock is finer than ours, and may be ahead. */
+	return !direction->stream || (__s32)(ticks(direction) - settings->alive) > ALIVE_TICKS;
 }
 
 /*
@@ -137,7 +148,7 @@ static __always_inline bool is_overtaken(struct direction *direction, const stru
 		direction->overtaken_since = 0;
 		return false;
 	}
-	now = ticks();
+	now = ticks(direction);
 	if (!direction->overtaken_since)
 		direction->overtaken_since = now ? now : 1;
 	if (now - direction->overtaken_since < OVERTAKEN_TICKS)
@@ -149,9 +160,8 @@ static __always_inline bool is_overtaken(struct direction *direction, const stru
 /* Invariant 5, the sender's half. */
 static __always_inline bool sender_allows(const struct sock *sk, enum pass_reason *reason)
 {
-	unsigned long pressure = 0;
+	const unsigned long *pressure = sk->sk_prot_creator->memory_pressure;
 
-	bpf_probe_read_kernel(&pressure, sizeof(pressure), sk->sk_prot_creator->memory_pressure);
 	if (sk->sk_shutdown & SEND_SHUTDOWN)
 		*reason = PASS_SHUTDOWN;
 	else if (sk->__sk_common.skc_state != BPF_TCP_ESTABLISHED)
@@ -159,7 +169,7 @@ static __always_inline bool sender_allows(const struct sock *sk, enum pass_reaso
 	else if (sk->__sk_common.skc_flags &
 		 1ul << bpf_core_enum_value(enum sock_flags, SOCK_ZEROCOPY))
 		*reason = PASS_ZEROCOPY;
-	else if (pressure)
+	else if (WORD_AT(pressure))
 		*reason = PASS_MEMORY; /* the queue's allocation could fail with ENOMEM */
 	else
 		return true;
@@ -195,7 +205,7 @@ static __always_inline bool reader_allows(const struct peer_view *peer, __u32 si
  * separate receives, and an edge-triggered one may take a short receive for the end of what is
  * there (epoll(7)) and never come back for the rest.
  */
-static __always_inline enum pass_reason why_leave(const struct pair *pair, __u32 control, int own,
+static __always_inline enum pass_reason why_leave(struct pair *pair, __u32 control, int own,
 						  bool stream, __u32 keepalive)
 {
 	if (state_of(control) != STATE_INSERTED)
@@ -210,7 +220,7 @@ static __always_inline enum pass_reason why_leave(const struct pair *pair, __u32
 	 * reader that has turned to splice(2) shows in the accounting.
 	 */
 	if (keepalive && pair->direction[own].path == PATH_DIRECT &&
-	    ticks() - pair->direction[own].last_tcp >= keepalive)
+	    ticks(&pair->direction[own]) - pair->direction[own].last_tcp >= keepalive)
 		return PASS_KEEPALIVE;
 	return PASS_REASONS;
 }
@@ -230,7 +240,7 @@ static __always_inline bool must_leave(struct direction *direction, enum pass_re
 		direction->leave_since = 0;
 		return false;
 	}
-	now = ticks();
+	now = ticks(direction);
 	if (!direction->leave_since)
 		direction->leave_since = now ? now : 1;
 	return now - direction->leave_since >=

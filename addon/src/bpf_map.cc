@@ -229,7 +229,7 @@ void BpfMap::Fill(const Napi::CallbackInfo& info) {
   RequireOpen(info.Env(), kOperation);
   const uint32_t count = Uint32Argument(info, 0, "count");
   if (info_.key_size != 0 || info_.value_size != sizeof(uint32_t)) {
-    throw Napi::TypeError::New(info.Env(), "fill() needs a queue of 4-byte values");
+    throw Napi::TypeError::New(info.Env(), "fill() needs a queue or a stack of 4-byte values");
   }
   for (uint32_t i = 0; i < count; ++i) {
     if (bpf_map_update_elem(fd_.Get(), nullptr, &i, BPF_ANY) != 0) {

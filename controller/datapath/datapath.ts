@@ -18,11 +18,12 @@ import { PairTable } from './pair-table.js';
 import { ControllerCounters, DEFAULT_TUNING, Settings } from './settings.js';
 
 /** Must equal SLIPSTREAM_ABI_VERSION in bpf/abi.h; a unit test compares them. */
-export const ABI_VERSION = 4;
+export const ABI_VERSION = 5;
 
 const MAP_NAMES = [
   'pairs',
   'free_slots',
+  'resting_slots',
   'sockets',
   'endpoints',
   'handshakes',

@@ -188,6 +188,29 @@ def churn(count):
       await pairing.nothingLeaked(4);
     });
 
+    it('few slots are used in turns, each after 256 others', async () => {
+      start({ maxPairs: 2000 });
+      const p = new Python(sandbox);
+      await p.run(`
+l = listener()
+for n in range(1500):
+    c, s = connection(l)
+    s.close()
+    c.close()`);
+      const { pairs } = stack.datapath;
+      await eventually('all slots are free', () => pairs.tally().free === 2000);
+      const { pairs: made } = stack.datapath.counters();
+      assert.equal(made, 1500);
+      const used = Array.from({ length: 2000 }, (_, slot) => pairs.control(slot).generation).filter((n) => n > 0);
+      // A socket may still be closing when the next connection comes.
+      assert.ok(used.length >= 257 && used.length < 300, `${String(used.length)} slots were used`);
+      assert.equal(
+        used.reduce((sum, generation) => sum + generation),
+        made,
+      );
+      assert.ok(Math.max(...used) <= Math.ceil(made / 257), `a slot was used ${String(Math.max(...used))} times`);
+    });
+
     it('promoted connections give their slots back however they end, and all their bytes are counted', async () => {
       start({ maxPairs: 2 });
       const p = new Python(sandbox);

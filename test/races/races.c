@@ -54,8 +54,22 @@ static int actor_count, running;
 static bool has_ended;
 static __u32 slots;
 
-static __u32 queue[SLOTS_MOST];
-static __u32 queued;
+/* Slots that are free, and those that rest; the latter are few here, so that they are often
+ * as many as may be.
+ */
+struct list {
+	const char *map;
+	__u32 most, count;
+	__u32 slots[SLOTS_MOST];
+	bool last_first;
+};
+static struct list free_slots = {.map = "&free_slots", .most = SLOTS_MOST, .last_first = true};
+static struct list resting_slots = {.map = "&resting_slots", .most = 1};
+/* Who found no room for the slot that it returns, and makes some; who has a slot on its way
+ * between the lists for that, 0: nobody.
+ */
+static bool makes_room[ACTORS_MOST];
+static int mover[SLOTS_MOST];
 /* The client that took a slot and has not returned it; 0: nobody. How often it was taken. */
 static int taker[SLOTS_MOST];
 static __u32 taken[SLOTS_MOST], seen[SLOTS_MOST];
@@ -130,17 +144,32 @@ void *races_lookup(const char *map, const void *key)
 	return strcmp(map, "&settings") ? NULL : &settings;
 }
 
-long races_pop(__u32 *slot)
+static struct list *list_of(const char *map)
 {
+	return strcmp(map, free_slots.map) ? &resting_slots : &free_slots;
+}
+
+long races_pop(const char *map, __u32 *slot)
+{
+	struct list *list = list_of(map);
 	struct slot_view view;
+	__u32 at;
 
 	step();
-	if (!queued) {
-		full++;
+	if (!list->count) {
+		/* Here a client looks last. */
+		if (list == &resting_slots && !makes_room[running])
+			full++;
 		return -1;
 	}
-	*slot = queue[0];
-	memmove(queue, queue + 1, --queued * sizeof(queue[0]));
+	at = list->last_first ? --list->count : 0;
+	*slot = list->slots[at];
+	if (!list->last_first)
+		memmove(list->slots, list->slots + 1, --list->count * sizeof(list->slots[0]));
+	if (makes_room[running]) {
+		mover[*slot] = running;
+		return 0;
+	}
 	races_view(*slot, &view);
 	if (taker[*slot] || !view.is_free)
 		complain("%s takes slot %u, which is not free", name_of(running), *slot);
@@ -149,11 +178,17 @@ long races_pop(__u32 *slot)
 	return 0;
 }
 
-long races_push(const __u32 *slot)
+long races_push(const char *map, const __u32 *slot)
 {
+	struct list *list = list_of(map);
 	struct slot_view view;
 
 	step();
+	if (*slot < slots && mover[*slot] == running) {
+		mover[*slot] = 0;
+		list->slots[list->count++] = *slot;
+		return 0;
+	}
 	if (*slot >= slots || !taker[*slot]) {
 		complain("%s returns slot %u, which nobody has", name_of(running), *slot);
 		return -1;
@@ -161,8 +196,11 @@ long races_push(const __u32 *slot)
 	races_view(*slot, &view);
 	if (!view.is_free)
 		complain("%s returns slot %u without making it FREE", name_of(running), *slot);
+	makes_room[running] = list->count == list->most;
+	if (makes_room[running])
+		return -1;
 	taker[*slot] = 0;
-	queue[queued++] = *slot;
+	list->slots[list->count++] = *slot;
 	return 0;
 }
 
@@ -391,8 +429,8 @@ static void check_end(void)
 			complain("slot %u was taken %u times and has generation %u", slot,
 				 taken[slot], view.generation);
 	}
-	if (queued != slots || races_slots_lost())
-		complain("%u of %u slots are free", queued, slots);
+	if (free_slots.count + resting_slots.count != slots || races_slots_lost())
+		complain("%u of %u slots are free", free_slots.count + resting_slots.count, slots);
 }
 
 static void prepare(int number)
@@ -419,8 +457,11 @@ static void run(const int *numbers, int count)
 	wrong[0] = 0;
 	slots = (__u32)numbers[0];
 	actor_count = 1 + 2 * numbers[1];
-	for (queued = 0; queued < slots; queued++)
-		queue[queued] = queued;
+	memset(makes_room, 0, sizeof(makes_room));
+	memset(mover, 0, sizeof(mover));
+	resting_slots.count = 0;
+	for (free_slots.count = 0; free_slots.count < slots; free_slots.count++)
+		free_slots.slots[free_slots.count] = free_slots.count;
 	for (int i = 0; i < numbers[1]; i++, at += 2)
 		connections[i] = (struct connection){.key = (__u32)numbers[at],
 						     .flags = (__u32)numbers[at + 1]};

@@ -16,8 +16,8 @@
 
 /* In races.c, the helpers. They act for the actor that runs. */
 void *races_lookup(const char *map, const void *key);
-long races_pop(__u32 *slot);
-long races_push(const __u32 *slot);
+long races_pop(const char *map, __u32 *slot);
+long races_push(const char *map, const __u32 *slot);
 void *races_storage(__u64 flags);
 __u64 races_cookie(void);
 long races_no_map(const char *map);

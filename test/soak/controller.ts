@@ -211,19 +211,16 @@ export class ControllerUnderTest {
       },
     );
     assert.deepEqual(this.datapath.occupiedSlots(), [], 'sockets are left in the sockmap');
-    const queue = BpfMap.open(join(this.#sandbox.pinDir, 'free_slots'));
-    const slots: number[] = [];
-    for (let slot = queue.lookupAndDelete(); slot !== undefined; slot = queue.lookupAndDelete()) {
-      slots.push(slot.readUInt32LE());
-    }
-    for (const slot of slots) {
-      const value = Buffer.alloc(4);
-      value.writeUInt32LE(slot);
-      queue.push(value);
-    }
-    queue.close();
-    assert.equal(slots.length, pairs.capacity, 'free slots in the queue');
-    assert.equal(new Set(slots).size, pairs.capacity, 'a slot is in the queue twice');
+    const lists = ['free_slots', 'resting_slots'].map((name) => BpfMap.open(join(this.#sandbox.pinDir, name)));
+    const slots = lists.flatMap((list) => {
+      const own: Buffer[] = [];
+      for (let slot = list.lookupAndDelete(); slot !== undefined; slot = list.lookupAndDelete()) own.push(slot);
+      for (const slot of own) list.push(slot);
+      list.close();
+      return own.map((slot) => slot.readUInt32LE());
+    });
+    assert.equal(slots.length, pairs.capacity, 'free slots in the lists');
+    assert.equal(new Set(slots).size, pairs.capacity, 'a slot is in the lists twice');
   }
 
   async #kill(): Promise<void> {
