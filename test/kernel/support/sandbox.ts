@@ -6,7 +6,7 @@ import { type ChildProcessWithoutNullStreams, execFileSync, spawn } from 'node:c
 import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmdirSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { tmpdir } from 'node:os';
+import { constants, tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath, pathToFileURL } from 'node:url';
@@ -130,6 +130,25 @@ export interface SpawnOptions {
 
 let made = 0;
 
+/** Those that are not disposed of. */
+const live = new Set<Sandbox>();
+let abandoning = false;
+
+/** Ctrl-C, which mocha follows by SIGTERM: what the tests have made goes with them. */
+function abandonAll(signal: 'SIGINT' | 'SIGTERM'): void {
+  if (abandoning) return;
+  abandoning = true;
+  const exit = (): never => process.exit(128 + constants.signals[signal]);
+  // Longer than anything takes: an end that hangs is worse than what it leaves.
+  setTimeout(exit, 30_000);
+  void Promise.allSettled([...live].map((sandbox) => sandbox.dispose())).then((results) => {
+    for (const result of results) if (result.status === 'rejected') console.error(String(result.reason));
+    exit();
+  });
+}
+
+process.on('SIGINT', abandonAll).on('SIGTERM', abandonAll);
+
 export class Sandbox {
   /** Temporary directory. */
   readonly dir: string;
@@ -140,8 +159,10 @@ export class Sandbox {
   readonly #number = ++made;
   readonly #undo: (() => void | Promise<void>)[] = [];
   readonly #children = new Set<Child>();
+  #disposal: Promise<void> | undefined;
 
   constructor(name: string) {
+    if (abandoning) throw new Error('the tests have been abandoned');
     this.dir = mkdtempSync(join(tmpdir(), `slipstream-${name}-`));
     this.cgroup = join(cgroupRoot(), `slipstream-test-${String(process.pid)}-${String(this.#number)}`);
     const bpffs = join(this.dir, 'bpf');
@@ -149,6 +170,7 @@ export class Sandbox {
     mountBpf(bpffs);
     this.pinDir = join(bpffs, 'slipstream');
     mkdirSync(this.cgroup);
+    live.add(this);
   }
 
   /** The cgroup's path below the v2 root, as policies and metrics name it. */
@@ -158,6 +180,11 @@ export class Sandbox {
 
   /** Runs at dispose(), last first. */
   undo(action: () => void | Promise<void>): void {
+    if (!live.has(this)) {
+      // Made by a test that does not know yet that it has been abandoned.
+      void action();
+      throw new Error('the sandbox has been disposed of');
+    }
     this.#undo.push(action);
   }
 
@@ -172,6 +199,7 @@ export class Sandbox {
   }
 
   spawn(command: string, args: string[], options: SpawnOptions = {}): Child {
+    if (!live.has(this)) throw new Error('the sandbox has been disposed of');
     const cgroup = options.cgroup === undefined ? this.cgroup : options.cgroup;
     const program = options.container?.command(command, args) ?? [command, ...args];
     const inner = options.netns === undefined ? program : ['ip', 'netns', 'exec', options.netns, ...program];
@@ -199,7 +227,11 @@ export class Sandbox {
     return full;
   }
 
-  async dispose(): Promise<void> {
+  dispose(): Promise<void> {
+    return (this.#disposal ??= this.#dispose().finally(() => live.delete(this)));
+  }
+
+  async #dispose(): Promise<void> {
     const failures: unknown[] = [];
     const attempt = async (action: () => void | Promise<void>): Promise<void> => {
       try {
