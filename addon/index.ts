@@ -187,7 +187,7 @@ export interface BpfMap {
   keys(limit?: number): Buffer[];
   /** Queues and stacks. @throws NativeError E2BIG when full. */
   push(value: Uint8Array): void;
-  /** Pushes 0 to count-1 into a queue or a stack of 4-byte values, in host byte order. */
+  /** Puts 0 to count-1 on a stack of 4-byte values, in host byte order; 0 is on top. */
   fill(count: number): void;
   /**
    * The values of a BPF_F_MMAPABLE array as memory shared with the kernel: element i is at i times

@@ -229,9 +229,9 @@ void BpfMap::Fill(const Napi::CallbackInfo& info) {
   RequireOpen(info.Env(), kOperation);
   const uint32_t count = Uint32Argument(info, 0, "count");
   if (info_.key_size != 0 || info_.value_size != sizeof(uint32_t)) {
-    throw Napi::TypeError::New(info.Env(), "fill() needs a queue or a stack of 4-byte values");
+    throw Napi::TypeError::New(info.Env(), "fill() needs a stack of 4-byte values");
   }
-  for (uint32_t i = 0; i < count; ++i) {
+  for (uint32_t i = count; i-- > 0;) {
     if (bpf_map_update_elem(fd_.Get(), nullptr, &i, BPF_ANY) != 0) {
       Fail(info.Env(), kOperation, errno);
     }

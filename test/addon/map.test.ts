@@ -90,14 +90,14 @@ describe('a map', () => {
     assert.equal(table.lookupAndDelete(u64(1)), undefined);
   });
 
-  it('fills a queue in order and empties it', () => {
+  it('fills a stack so that 0 is on top, and empties it', () => {
     const numbers = map('numbers');
     numbers.fill(3);
     numbers.push(u32(77));
     const taken = [];
     for (let value = numbers.lookupAndDelete(); value; value = numbers.lookupAndDelete())
       taken.push(value.readUInt32LE());
-    assert.deepEqual(taken, [0, 1, 2, 77]);
+    assert.deepEqual(taken, [77, 0, 1, 2]);
     assert.throws(
       () => {
         numbers.fill(101);
