@@ -13,7 +13,7 @@ import { UserError } from '../errors.js';
 import { receiveSource } from '../probe/kernel.js';
 import { Drainable } from './drainable.js';
 import { Layout, Records } from './layout.js';
-import { pinnedAbiVersion } from './older.js';
+import { detachPinned, pinnedAbiVersion } from './older.js';
 import { PairTable } from './pair-table.js';
 import { ControllerCounters, DEFAULT_TUNING, Settings } from './settings.js';
 
@@ -201,6 +201,7 @@ export class Datapath extends Drainable<PairTable, Settings> {
   /** Removes pins; whatever nobody else holds is freed by the kernel. The directory, and its lock, stay. */
   static removePins(pinDir: string): void {
     if (!existsSync(pinDir)) return;
+    detachPinned(pinDir);
     for (const name of [SECOND_LINK, ...LINK_NAMES].reverse()) unlinkIfThere(linkPin(pinDir, name));
     for (const name of MAP_NAMES) unlinkIfThere(join(pinDir, name));
   }

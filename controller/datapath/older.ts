@@ -9,12 +9,11 @@ import { Layout } from './layout.js';
 
 export class OlderDatapath extends Drainable {
   readonly #pinDir: string;
-  readonly #identify: BpfLink;
   readonly #close: () => void;
 
   private constructor(pinDir: string, layout: Layout, maps: BpfMap[], links: BpfLink[]) {
     const [pairs, sockets, settings] = maps as [BpfMap, BpfMap, BpfMap];
-    const [promote, identify] = links as [BpfLink, BpfLink];
+    const [promote] = links as [BpfLink];
     super(
       new DrainTable(layout, pairs.mmap(), pairs.info().maxEntries),
       new DrainSettings(layout, settings.mmap()),
@@ -22,7 +21,6 @@ export class OlderDatapath extends Drainable {
       promote,
     );
     this.#pinDir = pinDir;
-    this.#identify = identify;
     this.#close = (): void => {
       for (const handle of [...maps, ...links]) handle.close();
     };
@@ -61,7 +59,6 @@ export class OlderDatapath extends Drainable {
 
   /** Detaches and unpins; the directory stays. Call with an empty sockmap: sockets left in it lose data. */
   remove(): void {
-    this.#identify.detach();
     removeForeignPins(this.#pinDir);
     this.close();
   }
@@ -71,8 +68,24 @@ export class OlderDatapath extends Drainable {
   }
 }
 
+/**
+ * Has the pinned program called for no connection any more when this returns. Unpinning it has the kernel do that when it
+ * finds the time (bpf_link_put).
+ */
+export function detachPinned(pinDir: string): void {
+  try {
+    const link = BpfLink.open(join(pinDir, 'link_identify'));
+    link.detach();
+    link.close();
+  } catch (error) {
+    // Not pinned, or nothing that can be detached: unpinning must do.
+    if (!(error instanceof NativeError)) throw error;
+  }
+}
+
 /** Removes the pins of whatever version: the directory holds nothing else. */
 export function removeForeignPins(pinDir: string): void {
+  detachPinned(pinDir);
   for (const name of readdirSync(pinDir)) unlinkSync(join(pinDir, name));
 }
 

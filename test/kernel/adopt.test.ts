@@ -59,6 +59,15 @@ describe('adoption', function () {
     assert.equal(stack.datapath.controllerCounters.adoptedPairs, count);
   }
 
+  /** The first round that finds a pair that it can't adopt: until it is acknowledged, data keeps one from being found. */
+  async function restlessRound(): Promise<Round> {
+    for (let rounds = 1; ; rounds++) {
+      const result = await round();
+      if (result.restless > 0) return result;
+      assert.ok(rounds < 20, 'nothing is found');
+    }
+  }
+
   /** Nothing becomes a pair, though a connection beside it does in the same round. */
   async function adoptsOthersOnly(p: Python): Promise<void> {
     assert.equal(stack.datapath.controllerCounters.adoptedPairs, 1, 'the connection that shows that rounds work');
@@ -165,8 +174,7 @@ c.sendall(bytes(10))
 while open(f'/proc/self/task/{reader.native_id}/syscall').read().split()[0] == 'running' or unread(s): pass`);
       start();
       await adopted(0);
-      const { restless } = await round();
-      assert.equal(restless, 1);
+      assert.equal((await restlessRound()).restless, 1);
       assert.equal(stack.datapath.controllerCounters.adoptedPairs, 0);
       await p.run('c.sendall(bytes(90)); reader.join(); assert len(got[0]) == 100');
       await adopted(1);
@@ -203,7 +211,7 @@ faulted()`);
       await adopted(1);
       await adoptsOthersOnly(p);
       await p.run('s.setsockopt(socket.IPPROTO_TCP, TCP_INQ, 0)');
-      assert.equal((await round()).restless, 1, 'it sleeps');
+      assert.equal((await restlessRound()).restless, 1, 'it sleeps');
       assert.equal(stack.datapath.controllerCounters.adoptedPairs, 1);
       await resolveFault(p);
       await p.run('reader.join(); assert got == [1000], got');
@@ -224,8 +232,9 @@ worker = threading.Thread(target=work); worker.start()`);
       await canary();
       start();
       // It reads 128 GiB a call.
-      const { adopted: others, restless, busy } = await round();
-      assert.deepEqual({ others, restless, busy: [...busy] }, { others: 1, restless: 1, busy: [p.pid] });
+      const { restless, busy } = await restlessRound();
+      assert.deepEqual({ restless, busy: [...busy] }, { restless: 1, busy: [p.pid] });
+      await adopted(1);
       await p.run('busy = False');
     });
 
