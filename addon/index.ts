@@ -119,8 +119,11 @@ export interface BpfProgram {
   attachCgroup(cgroupDir: string): BpfLink;
   /** Attaches where the section name says, such as tp_btf. Only for programs of an open BpfObject. */
   attachTracepoint(): BpfLink;
-  /** Attaches an iterator to the map whose elements it visits. Only for programs of an open BpfObject. */
-  attachIterator(map: BpfMap): BpfLink;
+  /**
+   * Attaches an iterator: to the map whose elements it visits, or without one, where that is not what it visits. Only for
+   * programs of an open BpfObject.
+   */
+  attachIterator(map?: BpfMap): BpfLink;
   /** Makes this what a tail call through an element of a program array runs; delete() of the key ends that. */
   attachTailCall(map: BpfMap, index: number): void;
   /** Makes this the sk_msg program of every socket later inserted into a sockmap or sockhash. */
@@ -289,6 +292,7 @@ interface Binding {
   kernelBtfHas: (kind: 'struct' | 'func' | 'typedef', name: string) => boolean;
   probeProgramType: (name: string) => boolean;
   probeMapType: (name: string) => boolean;
+  probeIterator: (name: string) => boolean;
   objectExists: (kind: 'program' | 'map' | 'link', id: number) => boolean;
   possibleCpus: () => number;
   libbpfVersion: () => string;
@@ -377,6 +381,12 @@ export const probeProgramType = native.probeProgramType;
  * @throws RangeError for a name that libbpf does not know.
  */
 export const probeMapType = native.probeMapType;
+
+/**
+ * Whether the kernel accepts iterator programs over this, such as 'task_file'; some keep them from maps' contents.
+ * @throws NativeError ENOENT when the kernel has no BTF.
+ */
+export const probeIterator = native.probeIterator;
 /** Whether the kernel still has the program, map or link with this id. @throws NativeError (EPERM without root) */
 export const objectExists = native.objectExists;
 

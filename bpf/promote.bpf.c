@@ -4,6 +4,10 @@
  * Inserts the sockets of APPROVED pairs, and for those in the sockmap reports how
  * much of the redirected data each reader has taken.
  *
+ * Two programs do it, and the kernel has one of them run: over the storage of sockets, which
+ * meets each wherever it is; or, where a kernel keeps iterators from maps, over the open files
+ * of all processes, for those that are to be inserted, and over the pair table, for those that are in.
+ *
  * The sockets are not locked here. bpf_map_update_elem takes bh_lock_sock
  * (sock_map_update_elem), which does not wait for a process inside sendmsg or
  * recvmsg: the fence in redirect is there for those.
@@ -15,6 +19,13 @@ struct bpf_iter__bpf_sk_storage_map {
 	__bpf_md_ptr(struct bpf_map *, map);
 	__bpf_md_ptr(struct sock *, sk);
 	__bpf_md_ptr(void *, value);
+};
+
+struct bpf_iter__task_file {
+	__bpf_md_ptr(struct bpf_iter_meta *, meta);
+	__bpf_md_ptr(struct task_struct *, task);
+	__u32 fd __attribute__((aligned(8)));
+	__bpf_md_ptr(struct file *, file);
 };
 
 /* With less than this left of its limit a socket stays on TCP, which copes better:
@@ -115,26 +126,25 @@ static __always_inline __u32 notice_of(const struct sock *sk)
 /*
  * How many redirected bytes the reader of this socket has consumed, never too
  * many: the receives are read before what TCP delivered, and a sample during
- * which TCP moved is not reported.
+ * which TCP moved is not reported. Nor is one of an address that another socket
+ * has by now (invariant 6), or of a slot that is another pair's.
  */
-static __always_inline void report_drained(struct pair *pair, struct sock *sk, int side,
+static __always_inline void report_drained(struct pair *pair, __u32 control, int side,
 					   __u32 iteration)
 {
-	const struct tcp_sock *tcp = tcp_of(sk);
-	__u64 received, delivered;
-	__u32 next, copied;
+	const struct sock *sk = (const struct sock *)pair->socket[side];
+	__u64 received, delivered, drained;
+	__u32 next, copied, notice;
 	__u8 state;
 
-	if (!tcp)
-		return;
 	received = READ_ONCE(pair->reader[side].received_bytes);
 	keep_order();
-	next = READ_ONCE(tcp->rcv_nxt);
-	copied = READ_ONCE(tcp->copied_seq);
-	delivered = READ_ONCE(tcp->bytes_received);
-	state = sk->__sk_common.skc_state;
+	next = MEMBER(tcp_sock, sk, rcv_nxt);
+	copied = MEMBER(tcp_sock, sk, copied_seq);
+	delivered = MEMBER(tcp_sock, sk, bytes_received);
+	state = MEMBER(sock, sk, __sk_common.skc_state);
 	keep_order();
-	if (READ_ONCE(tcp->rcv_nxt) != next || READ_ONCE(tcp->copied_seq) != copied)
+	if (MEMBER(tcp_sock, sk, rcv_nxt) != next || MEMBER(tcp_sock, sk, copied_seq) != copied)
 		return;
 	/* A FIN takes a sequence number and is counted as a byte received
 	 * (tcp_rcv_nxt_update), consumed by the receive that returned 0.
@@ -143,13 +153,20 @@ static __always_inline void report_drained(struct pair *pair, struct sock *sk, i
 	     state == BPF_TCP_CLOSING) &&
 	    next == copied)
 		delivered--;
-	pair->drained[side] = received - (delivered - (next - copied));
-	pair->notice[side] = notice_of(sk);
+	drained = received - (delivered - (next - copied));
+	notice = notice_of(sk);
+	keep_order();
+	if ((__u64)MEMBER(sock, sk, __sk_common.skc_cookie.counter) != pair->cookie[side] ||
+	    generation_of(READ_ONCE(pair->control)) != generation_of(control))
+		return;
+	pair->drained[side] = drained;
+	pair->notice[side] = notice;
 	keep_order();
 	pair->drain_pass[side] = iteration;
 }
 
-SEC("iter/bpf_sk_storage_map")
+/* ctx->sk is referenced by the iterator as long as the program runs (bpf_sk_storage_map_seq_next). */
+SEC("?iter/bpf_sk_storage_map")
 int promote(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
 	struct endpoint *endpoint = ctx->value;
@@ -157,17 +174,62 @@ int promote(struct bpf_iter__bpf_sk_storage_map *ctx)
 	struct sock *sk = ctx->sk;
 	struct pair *pair;
 	__u32 control;
-	int side;
 
 	if (!sk || !endpoint || !settings)
 		return 0;
 	pair = pair_of(endpoint, &control);
 	if (!pair)
 		return 0;
-	side = endpoint->side & 1;
 	if (state_of(control) == STATE_APPROVED)
-		insert(pair, sk, endpoint->slot, side);
+		insert(pair, sk, endpoint->slot, endpoint->side & 1);
 	else if (is_in_sockmap(control))
-		report_drained(pair, sk, side, settings->pass);
+		report_drained(pair, control, endpoint->side & 1, settings->pass);
+	return 0;
+}
+
+static long report_pair(const struct bpf_map *map, const __u32 *slot, struct pair *pair,
+			const __u32 *iteration)
+{
+	__u32 control = READ_ONCE(pair->control);
+
+	(void)map;
+	(void)slot;
+	if (!is_in_sockmap(control))
+		return 0;
+	report_drained(pair, control, SIDE_CLIENT, *iteration);
+	report_drained(pair, control, SIDE_SERVER, *iteration);
+	return 0;
+}
+
+/*
+ * A socket of an open file is the file's as long as the program runs. Those without one, which nobody
+ * reads any more, need no insertion, and a report needs no file. The last call comes without
+ * a file (task_file_seq_stop).
+ */
+SEC("?iter/task_file")
+int promote_by_file(struct bpf_iter__task_file *ctx)
+{
+	struct settings *settings = get_settings();
+	struct endpoint *endpoint;
+	struct socket *socket;
+	struct pair *pair;
+	struct sock *sk;
+	__u32 control, iteration;
+
+	if (!settings)
+		return 0;
+	if (!ctx->file) {
+		iteration = settings->pass;
+		bpf_for_each_map_elem(&pairs, report_pair, &iteration, 0);
+		return 0;
+	}
+	socket = bpf_sock_from_file(ctx->file);
+	sk = socket ? socket->sk : NULL;
+	if (!sk || !sk->sk_bpf_storage)
+		return 0;
+	endpoint = bpf_sk_storage_get(&endpoints, sk, NULL, 0);
+	pair = endpoint ? pair_of(endpoint, &control) : NULL;
+	if (pair && state_of(control) == STATE_APPROVED)
+		insert(pair, sk, endpoint->slot, endpoint->side & 1);
 	return 0;
 }

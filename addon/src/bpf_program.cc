@@ -109,10 +109,11 @@ Napi::Value BpfProgram::AttachTracepoint(const Napi::CallbackInfo& info) {
 
 Napi::Value BpfProgram::AttachIterator(const Napi::CallbackInfo& info) {
   static constexpr const char* kOperation = "attach_iter";
-  const BpfMap& map = BpfMap::Argument(info, 0, kOperation);
-  const bpf_program* program = FromObject(info.Env(), kOperation);
   bpf_iter_link_info target{};
-  target.map.map_fd = static_cast<uint32_t>(map.Descriptor());
+  if (!info[0].IsUndefined()) {
+    target.map.map_fd = static_cast<uint32_t>(BpfMap::Argument(info, 0, kOperation).Descriptor());
+  }
+  const bpf_program* program = FromObject(info.Env(), kOperation);
   bpf_iter_attach_opts options{};
   options.sz = sizeof options;
   options.link_info = &target;

@@ -6,6 +6,7 @@
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
 
+#include <array>
 #include <cerrno>
 #include <memory>
 #include <mutex>
@@ -50,26 +51,46 @@ Napi::Value ProbeResult(const Napi::CallbackInfo& info, const char* operation, i
   return Napi::Boolean::New(info.Env(), result == 1);
 }
 
-}  // namespace
-
-Napi::Value KernelBtfHas(const Napi::CallbackInfo& info) {
+// 0 or negative: the kernel's BTF has no such type.
+int KernelTypeId(Napi::Env env, const std::string& name, uint32_t kind) {
   // The kernel's types do not change while it runs, and every thread may share them.
   static std::mutex mutex;
   static std::unique_ptr<btf, decltype(&btf__free)> types(nullptr, btf__free);
 
-  const uint32_t kind = BtfKind(info, 0);
-  const std::string name = StringArgument(info, 1, "name");
   const std::lock_guard<std::mutex> guard(mutex);
   if (types == nullptr) {
     const LibbpfLog log;
     types.reset(btf__parse(kKernelBtf, nullptr));
     if (types == nullptr) {
-      throw NativeError(info.Env(),
-                        {.error = errno, .operation = "btf__parse", .object = kKernelBtf});
+      throw NativeError(env, {.error = errno, .operation = "btf__parse", .object = kKernelBtf});
     }
   }
-  const int id = btf__find_by_name_kind(types.get(), name.c_str(), kind);
-  return Napi::Boolean::New(info.Env(), id > 0);
+  return btf__find_by_name_kind(types.get(), name.c_str(), kind);
+}
+
+}  // namespace
+
+Napi::Value KernelBtfHas(const Napi::CallbackInfo& info) {
+  const uint32_t kind = BtfKind(info, 0);
+  const std::string name = StringArgument(info, 1, "name");
+  return Napi::Boolean::New(info.Env(), KernelTypeId(info.Env(), name, kind) > 0);
+}
+
+Napi::Value ProbeIterator(const Napi::CallbackInfo& info) {
+  const std::string name = StringArgument(info, 0, "name");
+  const int function = KernelTypeId(info.Env(), "bpf_iter_" + name, BTF_KIND_FUNC);
+  if (function <= 0) return Napi::Boolean::New(info.Env(), false);
+  std::array<bpf_insn, 2> nothing{};  // returns 0
+  nothing[0].code = BPF_ALU64 | BPF_MOV | BPF_K;
+  nothing[1].code = BPF_JMP | BPF_EXIT;
+  bpf_prog_load_opts options{};
+  options.sz = sizeof options;
+  options.expected_attach_type = BPF_TRACE_ITER;
+  options.attach_btf_id = static_cast<uint32_t>(function);
+  const LibbpfLog log;
+  const FileDescriptor program(bpf_prog_load(BPF_PROG_TYPE_TRACING, "probe", "GPL", nothing.data(),
+                                             nothing.size(), &options));
+  return Napi::Boolean::New(info.Env(), static_cast<bool>(program));
 }
 
 Napi::Value ProbeProgramType(const Napi::CallbackInfo& info) {

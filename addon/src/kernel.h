@@ -7,6 +7,7 @@
 Napi::Value KernelBtfHas(const Napi::CallbackInfo& info);
 Napi::Value ProbeProgramType(const Napi::CallbackInfo& info);
 Napi::Value ProbeMapType(const Napi::CallbackInfo& info);
+Napi::Value ProbeIterator(const Napi::CallbackInfo& info);
 Napi::Value ObjectExists(const Napi::CallbackInfo& info);
 Napi::Value PossibleCpus(const Napi::CallbackInfo& info);
 Napi::Value LibbpfVersion(const Napi::CallbackInfo& info);

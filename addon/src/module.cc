@@ -53,6 +53,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports["rcuBarrier"] = Napi::Function::New<RcuBarrier>(env, "rcuBarrier");
   exports["kernelBtfHas"] = Napi::Function::New<KernelBtfHas>(env, "kernelBtfHas");
   exports["probeProgramType"] = Napi::Function::New<ProbeProgramType>(env, "probeProgramType");
+  exports["probeIterator"] = Napi::Function::New<ProbeIterator>(env, "probeIterator");
   exports["objectExists"] = Napi::Function::New<ObjectExists>(env, "objectExists");
   exports["probeMapType"] = Napi::Function::New<ProbeMapType>(env, "probeMapType");
   exports["possibleCpus"] = Napi::Function::New<PossibleCpus>(env, "possibleCpus");

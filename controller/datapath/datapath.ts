@@ -10,7 +10,7 @@ import { dirname, join, resolve } from 'node:path';
 
 import { BpfLink, BpfMap, BpfObject, NativeError, cgroupId, possibleCpus } from '../../addon/index.js';
 import { UserError } from '../errors.js';
-import { receiveSource } from '../probe/kernel.js';
+import { promotionSource, receiveSource } from '../probe/kernel.js';
 import { Drainable } from './drainable.js';
 import { Layout, Records } from './layout.js';
 import { detachPinned, pinnedAbiVersion } from './older.js';
@@ -153,7 +153,8 @@ export class Datapath extends Drainable<PairTable, Settings> {
       object.setMaxEntries('sockets', 2 * options.maxPairs);
       // Where the kernel has neither, loading says so.
       const [source = 'observe', second] = receiveSource() ?? [];
-      for (const name of [source, second]) if (name !== undefined) object.loadProgram(name);
+      const promotion = promotionSource() ?? 'promote';
+      for (const name of [promotion, source, second]) if (name !== undefined) object.loadProgram(name);
       object.load();
       const maps = Object.fromEntries(MAP_NAMES.map((name) => [name, object.map(name)])) as Maps;
       if (pinDir !== undefined) for (const name of MAP_NAMES) maps[name].pin(join(pinDir, name));
@@ -162,7 +163,7 @@ export class Datapath extends Drainable<PairTable, Settings> {
       maps.totals.update(Buffer.alloc(8), Buffer.alloc(maps.totals.info().valueSize));
       object.program('redirect').attachSockmap(maps.sockets);
       const links: Links = {
-        promote: object.program('promote').attachIterator(maps.endpoints),
+        promote: object.program(promotion).attachIterator(promotion === 'promote' ? maps.endpoints : undefined),
         observe: object.program(source).attachTracepoint(),
         ...(second !== undefined && { [SECOND_LINK]: object.program(second).attachTracepoint() }),
         identify: object.program('identify').attachCgroup(options.cgroupDir),

@@ -1,7 +1,7 @@
 /** What the datapath needs of the kernel, feature by feature. */
 import { existsSync } from 'node:fs';
 
-import { kernelBtfHas, probeMapType, probeProgramType } from '../../addon/index.js';
+import { kernelBtfHas, probeIterator, probeMapType, probeProgramType } from '../../addon/index.js';
 import { EXIT, UserError } from '../errors.js';
 
 /** A capability that is there or not; never a version comparison. */
@@ -24,9 +24,9 @@ export const FEATURES: readonly Feature[] = [
   { name: 'queue maps', since: '4.20', present: () => probeMapType('queue') },
   { name: 'BPF ring buffers', since: '5.8', present: () => probeMapType('ringbuf') },
   {
-    name: 'the iterator over socket storage (bpf_sk_storage_map)',
+    name: 'an iterator over socket storage (bpf_sk_storage_map) or open files (task_file) that it lets root use',
     since: '5.9',
-    present: () => kernelBtfHas('struct', 'bpf_iter__bpf_sk_storage_map'),
+    present: () => promotionSource() !== undefined,
   },
   {
     name: 'the tracepoint sock_recv_length, or functions inet_recvmsg and inet6_recvmsg to trace',
@@ -59,6 +59,12 @@ export function receiveSource(): readonly string[] | undefined {
   if (kernelBtfHas('typedef', 'btf_trace_sock_recv_length')) return ['observe'];
   const traced = ['inet_recvmsg', 'inet6_recvmsg'].every((name) => kernelBtfHas('func', name));
   return traced ? ['observe_inet', 'observe_inet6'] : undefined;
+}
+
+/** The program of bpf/promote.bpf.c that meets paired sockets on this kernel; undefined: none does. */
+export function promotionSource(): 'promote' | 'promote_by_file' | undefined {
+  if (probeIterator('bpf_sk_storage_map')) return 'promote';
+  return probeIterator('task_file') ? 'promote_by_file' : undefined;
 }
 
 /** The first feature that is missing; later ones may depend on it. */
