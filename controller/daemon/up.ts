@@ -20,9 +20,12 @@ import {
   requireCgroup,
   requirePinDir,
   requireRoot,
+  PROMOTION_REMEDY,
   WAKING_REMEDY,
   wholeHost,
+  whyNotPromote,
   whyNotWake,
+  WITHOUT_PROMOTION,
   WITHOUT_WAKING,
 } from '../probe/host.js';
 import { type GateFacts, gateFacts, MEANING, TRY_AGAIN } from '../probe/findings.js';
@@ -104,6 +107,8 @@ export async function up(options: UpOptions, environment: UpEnvironment): Promis
   const root = cgroupRoot();
   const cgroupDir = options.cgroup === undefined ? wholeHost() : requireCgroup(options.cgroup);
   requireKernel(environment.kernel?.release ?? release());
+  const unseen = whyNotPromote();
+  if (unseen !== undefined) log.warn(`${WITHOUT_PROMOTION}: ${unseen}; ${PROMOTION_REMEDY}`);
   if (options.adopt !== undefined) requireKernel(environment.kernel?.release ?? release(), ADOPT_FEATURES);
 
   requirePinDir(options.pinDir);

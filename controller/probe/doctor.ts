@@ -15,11 +15,14 @@ import {
   mountedCgroupRoot,
   PART_OF_CGROUPS,
   PART_OF_CGROUPS_REMEDY,
+  PROMOTION_REMEDY,
   WAKING_REMEDY,
+  whyNotPromote,
   whyNotWake,
+  WITHOUT_PROMOTION,
   WITHOUT_WAKING,
 } from './host.js';
-import { FEATURES, missingFeature } from './kernel.js';
+import { FEATURES, missingFeature, promotionSource } from './kernel.js';
 import { kernelNames, parseKernel } from './kernel-version.js';
 import { knownBugs } from './known-bugs.js';
 import { BPF_ROOT } from './paths.js';
@@ -55,7 +58,17 @@ export async function diagnose(options: DoctorOptions): Promise<Diagnosis> {
   const privileges = checkPrivileges();
   const features =
     privileges.status === 'ok' ? checkFeatures() : skipped('kernel features', 'asking for them needs root');
-  const host = [privileges, checkCgroups(), checkBpffs(options.pinDir), features, checkMemory(), checkWaking()];
+  const promotion =
+    features.status === 'ok' ? checkPromotion() : skipped('promotion', 'the kernel features come first');
+  const host = [
+    privileges,
+    checkCgroups(),
+    checkBpffs(options.pinDir),
+    features,
+    promotion,
+    checkMemory(),
+    checkWaking(),
+  ];
   const fit = host.every(({ status }) => status !== 'fail');
   const checks = [
     ...host,
@@ -109,6 +122,18 @@ function checkFeatures(): Check {
   return missing === undefined
     ? ok('kernel features', `all ${String(FEATURES.length)} that are needed`)
     : fail('kernel features', `no ${missing.name}`, `boot a kernel that has it: mainline does since ${missing.since}`);
+}
+
+function checkPromotion(): Check {
+  const source = promotionSource();
+  const reason = whyNotPromote(source);
+  if (reason !== undefined) return warn('promotion', `${WITHOUT_PROMOTION}: ${reason}`, PROMOTION_REMEDY);
+  return ok(
+    'promotion',
+    source === 'promote'
+      ? 'paired sockets are found by their storage'
+      : 'paired sockets are found by the open files of all processes: this kernel keeps iterators from maps',
+  );
 }
 
 function checkWaking(): Check {

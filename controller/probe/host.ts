@@ -4,6 +4,7 @@ import { dirname, join, resolve } from 'node:path';
 
 import { cgroupId, fileSystemType, mountBpf, NativeError } from '../../addon/index.js';
 import { EXIT, UserError } from '../errors.js';
+import { promotionSource } from './kernel.js';
 import { BPF_ROOT } from './paths.js';
 
 /** Bits of capabilities(7). CAP_SYS_ADMIN stands for all of the others. */
@@ -67,6 +68,22 @@ export function whyNotWake(
   if (yama?.trim() === '3') return 'kernel.yama.ptrace_scope is 3';
   if (pidNamespace !== INITIAL_PID_NAMESPACE) return "this is not the host's PID namespace";
   return undefined;
+}
+
+/** What follows where promotion does not see the processes that have a connection's ends. */
+export const WITHOUT_PROMOTION = 'connections of processes outside its own PID namespace stay on TCP';
+export const PROMOTION_REMEDY = "run it in the host's PID namespace";
+
+/**
+ * Why not all connections can be promoted, as one sentence without its full stop; undefined if they can. Iterators over
+ * open files see the processes of their reader's PID namespace (bpf_iter_attach_task), those over socket storage all.
+ */
+export function whyNotPromote(
+  source = promotionSource(),
+  pidNamespace = readlinkSync('/proc/self/ns/pid'),
+): string | undefined {
+  if (source === 'promote' || pidNamespace === INITIAL_PID_NAMESPACE) return undefined;
+  return "this kernel lets their sockets be found by the open files of processes only, and this is not the host's PID namespace";
 }
 
 function readIfThere(file: string): string | null {

@@ -20,6 +20,7 @@ import {
   libbpfVersion,
   mountBpf,
   possibleCpus,
+  probeIterator,
   probeMapType,
   probeProgramType,
   rcuBarrier,
@@ -265,6 +266,8 @@ describe('the kernel', () => {
     assert.equal(probeMapType('ringbuf'), true);
     assert.throws(() => probeProgramType('no_such_type'), RangeError);
     assert.throws(() => probeMapType('no_such_type'), RangeError);
+    assert.equal(probeIterator('task_file'), true);
+    assert.equal(probeIterator('no_such_target'), false);
   });
 
   it('refuses every type to those without privileges', function () {

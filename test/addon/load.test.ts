@@ -30,7 +30,7 @@ describe('loading an object', () => {
 
   it('says in one line which program the verifier refused and why', function () {
     needsRoot(this);
-    const object = open(fixture(true));
+    const object = open(fixture('REJECTED'));
     const error = failure(() => {
       object.load();
     });
@@ -46,7 +46,7 @@ describe('loading an object', () => {
 
   it('keeps the whole verifier log', function () {
     needsRoot(this);
-    const object = open(fixture(true));
+    const object = open(fixture('REJECTED'));
     const { log } = failure(() => {
       object.load();
     });
@@ -55,7 +55,7 @@ describe('loading an object', () => {
 
   it('prints nothing on stderr', function () {
     needsRoot(this);
-    const child = spawnSync(process.execPath, ['--import', 'tsx', script('load.ts'), fixture(true)], {
+    const child = spawnSync(process.execPath, ['--import', 'tsx', script('load.ts'), fixture('REJECTED')], {
       encoding: 'utf8',
       cwd: import.meta.dirname,
     });

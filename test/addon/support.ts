@@ -10,6 +10,8 @@ import { runInNewContext } from 'node:vm';
 
 import { BpfObject, fileSystemType, mountBpf } from '../../addon/index.js';
 
+export { needsRoot, skip } from '../skip.js';
+
 /** The cgroup v2 mount: its own on a hybrid host. */
 export const CGROUP_ROOT = ['/sys/fs/cgroup', '/sys/fs/cgroup/unified'].find(
   (folder) => existsSync(folder) && fileSystemType(folder) === 'cgroup2',
@@ -18,9 +20,9 @@ export const CGROUP_ROOT = ['/sys/fs/cgroup', '/sys/fs/cgroup/unified'].find(
 const compiled = new Map<string, string>();
 let compiledFolder: string | undefined;
 
-/** The path of the compiled fixture; `rejected` adds a program that the verifier refuses. */
-export function fixture(rejected = false): string {
-  const name = rejected ? 'rejected.bpf.o' : 'fixture.bpf.o';
+/** The path of the compiled fixture, with the program that this adds. */
+export function fixture(added?: 'REJECTED' | 'MAP_ITERATOR'): string {
+  const name = `fixture-${added ?? 'alone'}.bpf.o`;
   const known = compiled.get(name);
   if (known !== undefined) return known;
   if (compiledFolder === undefined) {
@@ -33,7 +35,7 @@ export function fixture(rejected = false): string {
     ...['-target', 'bpf', '-mcpu=v3', '-O2', '-g', '-Wall', '-Werror'],
     ...['-idirafter', `/usr/include/${machine}-linux-gnu`],
     `-DGETPPID=${process.arch === 'x64' ? 110 : 173}`,
-    ...(rejected ? ['-DREJECTED'] : []),
+    ...(added === undefined ? [] : [`-D${added}`]),
     ...['-c', script('fixture.bpf.c'), '-o', target],
   ]);
   compiled.set(name, target);
@@ -47,13 +49,6 @@ after(() => {
 /** The path of a file in fixtures/. */
 export function script(name: string): string {
   return fileURLToPath(new URL(`fixtures/${name}`, import.meta.url));
-}
-
-/** Skips the test, saying why, without root. */
-export function needsRoot(context: Mocha.Context): void {
-  if (process.geteuid?.() === 0) return;
-  console.log('      skipped: loading BPF programs needs root');
-  context.skip();
 }
 
 /** Undoes what a test made, last first, whether it passed or failed. Call it in describe(). */
@@ -103,8 +98,8 @@ export function temporaryCgroup(later: Later, name = 'test', parent = CGROUP_ROO
   return folder;
 }
 
-export function loadFixture(later: Later): BpfObject {
-  const object = BpfObject.open(fixture());
+export function loadFixture(later: Later, added?: Parameters<typeof fixture>[0]): BpfObject {
+  const object = BpfObject.open(fixture(added));
   later(() => {
     object.close();
   });

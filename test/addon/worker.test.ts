@@ -46,7 +46,7 @@ describe('worker threads', () => {
     needsRoot(this);
     const object = loadFixture(later);
     const folder = temporaryBpffs(later);
-    const link = object.program('fixture_iterator').attachIterator(object.map('storage'));
+    const link = object.program('fixture_iterator').attachIterator();
     const calls = object.program('fixture_syscall').attachTracepoint();
     link.pin(join(folder, 'link'));
     for (const name of ['events', 'control']) object.map(name).pin(join(folder, name));

@@ -64,7 +64,7 @@ const table = (head: string[], rows: string[][]): string =>
   row(...head) + row(...head.map(() => '---')) + rows.map((cells) => row(...cells)).join('');
 
 /** Says nothing of the kernel but of the guest. */
-const OF_THE_GUEST = new Set(['TCP memory', 'waking', 'other programs', 'datapath']);
+const OF_THE_GUEST = new Set(['TCP memory', 'promotion', 'waking', 'other programs', 'datapath']);
 
 /** What a kernel is bad at, as `doctor` says it there. */
 function off({ doctor, trouble }: KernelResult): string {

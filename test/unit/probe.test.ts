@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 
 import { EXIT, UserError } from '../../controller/errors.js';
-import { missingCapabilities, parseMounts, whyNotWake } from '../../controller/probe/host.js';
+import { missingCapabilities, parseMounts, whyNotPromote, whyNotWake } from '../../controller/probe/host.js';
 import {
   ADOPT_FEATURES,
   CAPTURE_FEATURES,
@@ -101,6 +101,23 @@ describe('probe', () => {
       }
       assert.equal(new Set(FEATURES.map(({ name }) => name)).size, FEATURES.length);
     });
+  });
+
+  describe('promotion', () => {
+    const host = 'pid:[4026531836]';
+    const container = 'pid:[4026532198]';
+    for (const [what, source, namespace, expected] of [
+      ['socket storage', 'promote', host, undefined],
+      ['socket storage from another PID namespace', 'promote', container, undefined],
+      ['open files', 'promote_by_file', host, undefined],
+      ['open files from another PID namespace', 'promote_by_file', container, /PID namespace/],
+    ] as const) {
+      it(`by ${what} ${expected === undefined ? 'meets all' : 'does not meet all'}`, () => {
+        const reason = whyNotPromote(source, namespace);
+        if (expected === undefined) assert.equal(reason, undefined);
+        else assert.match(reason ?? '', expected);
+      });
+    }
   });
 
   describe('waking', () => {

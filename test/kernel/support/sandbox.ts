@@ -30,16 +30,7 @@ export function program(name: string): string {
 export const BORROW_PROGRAM = join(ROOT, 'build', 'probe', 'slipstream-borrow');
 export const OBJECT_FILE = process.env['SLIPSTREAM_OBJECT'] ?? join(ROOT, 'build', 'bpf', 'slipstream.bpf.o');
 
-/** Skips the running suite or test, saying why. */
-export function skip(context: Mocha.Context, reason: string): never {
-  // Read by scripts/mocha-reporter.cjs.
-  (context.runnable() as { skipReason?: string }).skipReason = reason;
-  return context.skip();
-}
-
-export function needsRoot(context: Mocha.Context): void {
-  if (process.geteuid?.() !== 0) skip(context, 'loading BPF programs needs root');
-}
+export { needsRoot, skip } from '../../skip.js';
 
 /** A child process whose output is read line by line. */
 export class Child {
