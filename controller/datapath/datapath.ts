@@ -10,7 +10,7 @@ import { dirname, join, resolve } from 'node:path';
 
 import { BpfLink, BpfMap, BpfObject, NativeError, cgroupId, possibleCpus } from '../../addon/index.js';
 import { UserError } from '../errors.js';
-import { promotionSource, receiveSource } from '../probe/kernel.js';
+import { type PromotionSource, promotionSource, receiveSource } from '../probe/kernel.js';
 import { Drainable } from './drainable.js';
 import { Layout, Records } from './layout.js';
 import { detachPinned, pinnedAbiVersion } from './older.js';
@@ -53,6 +53,8 @@ export interface LoadOptions {
   maxPairs: number;
   /** Version of this project. */
   version: string;
+  /** Default: what the kernel has. */
+  promotion?: PromotionSource | undefined;
 }
 
 /** Sums over CPUs of struct counters. */
@@ -153,7 +155,7 @@ export class Datapath extends Drainable<PairTable, Settings> {
       object.setMaxEntries('sockets', 2 * options.maxPairs);
       // Where the kernel has neither, loading says so.
       const [source = 'observe', second] = receiveSource() ?? [];
-      const promotion = promotionSource() ?? 'promote';
+      const promotion = options.promotion ?? promotionSource() ?? 'promote';
       for (const name of [promotion, source, second]) if (name !== undefined) object.loadProgram(name);
       object.load();
       const maps = Object.fromEntries(MAP_NAMES.map((name) => [name, object.map(name)])) as Maps;

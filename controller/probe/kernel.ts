@@ -61,10 +61,18 @@ export function receiveSource(): readonly string[] | undefined {
   return traced ? ['observe_inet', 'observe_inet6'] : undefined;
 }
 
-/** The program of bpf/promote.bpf.c that meets paired sockets on this kernel; undefined: none does. */
-export function promotionSource(): 'promote' | 'promote_by_file' | undefined {
-  if (probeIterator('bpf_sk_storage_map')) return 'promote';
-  return probeIterator('task_file') ? 'promote_by_file' : undefined;
+/** The programs of bpf/promote.bpf.c that meet paired sockets, the better one first, and what they iterate over. */
+const PROMOTION_SOURCES = { promote: 'bpf_sk_storage_map', promote_by_file: 'task_file' } as const;
+export type PromotionSource = keyof typeof PROMOTION_SOURCES;
+
+/** Whether the kernel has this program run. */
+export function promotesBy(source: PromotionSource): boolean {
+  return probeIterator(PROMOTION_SOURCES[source]);
+}
+
+/** Which of them is to be used on this kernel; undefined: it takes none. */
+export function promotionSource(): PromotionSource | undefined {
+  return (Object.keys(PROMOTION_SOURCES) as PromotionSource[]).find(promotesBy);
 }
 
 /** The first feature that is missing; later ones may depend on it. */

@@ -15,6 +15,7 @@ import { BpfMap, BpfObject } from '../../addon/index.js';
 import { Layout, Records } from '../../controller/datapath/layout.js';
 import type { PairRecord } from '../../controller/datapath/pair-table.js';
 import { cgroupRoot } from '../../controller/probe/host.js';
+import { promotesBy } from '../../controller/probe/kernel.js';
 import { Connection, type ConnectionOptions } from './support/endpoint.js';
 import { MemoryLimit } from './support/memory.js';
 import { needsRoot, OBJECT_FILE, Sandbox, skip } from './support/sandbox.js';
@@ -598,6 +599,23 @@ describe('invariants', function () {
       await c.server.do('recvall 2 200');
     });
 
+    for (const promotion of ['promote', 'promote_by_file'] as const) {
+      it(`${promotion} puts a pair in, and reports also on an end that no process has any more`, async function () {
+        if (!promotesBy(promotion)) skip(this, 'the kernel refuses this iterator');
+        stack = new Stack(sandbox, { promotion });
+        const c = await Connection.open(sandbox);
+        const pair = await c.promote(stack);
+        await redirects(c, pair);
+        await c.client.do('close 2');
+        assert.equal((await c.server.run('recv 2 1')).returned, 0, 'end of stream');
+        const { pairs } = stack.datapath;
+        assert.equal(pairs.control(pair.slot).state, 'inserted');
+        assert.equal(pairs.closedSides(pair.slot), 0, 'FIN_WAIT2 is not closed');
+        assert.ok(stack.controller.demote(pair.slot, pairs.control(pair.slot), 'requested', 2n ** 63n));
+        await c.inState(stack, 'observed');
+      });
+    }
+
     it('drains half-closed pairs', async () => {
       const { c, pair } = await promoted();
       await c.client.do('sendall 2 100');
@@ -725,6 +743,25 @@ describe('invariants', function () {
       await passes(pair, 'peer', () => c.client.do('sendall 2 100'));
       table.records.set(pair.slot, table.field('socket[1]'), real);
       await c.server.do('recvall 2 200');
+      await redirects(c, pair);
+    });
+
+    it('reports nothing of an address that holds another socket', async () => {
+      const { c, pair } = await promoted();
+      const other = await Connection.open(sandbox);
+      await other.pingPong(1, 10);
+      const stranger = stack.pairOn(other.port)!;
+      const { datapath } = stack;
+      const table = openTable();
+      const field = table.field('socket[1]');
+      const drained = () => datapath.pairs.drained(pair.slot, SERVER, datapath.runPromote());
+      const real = table.records.getBig(pair.slot, field);
+      assert.equal(drained(), datapath.pairs.redirectedBytes(pair.slot, CLIENT));
+      for (const address of [table.records.getBig(stranger.slot, field), 0xffff_8000_0000_1000n]) {
+        table.records.set(pair.slot, field, address);
+        assert.equal(drained(), undefined);
+      }
+      table.records.set(pair.slot, field, real);
       await redirects(c, pair);
     });
 

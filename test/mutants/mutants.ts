@@ -195,8 +195,8 @@ export const MUTANTS: readonly Mutant[] = [
     invariant: 4,
     name: 'reports a pair as drained while data waits',
     file: 'promote.bpf.c',
-    from: 'pair->drained[side] = received - (delivered - (next - copied));',
-    to: 'pair->drained[side] = pair->direction[side ^ 1].redirected_bytes;',
+    from: 'drained = received - (delivered - (next - copied));',
+    to: 'drained = pair->direction[side ^ 1].redirected_bytes;',
     tests: '4: nothing is dropped',
   },
   {
@@ -264,6 +264,14 @@ export const MUTANTS: readonly Mutant[] = [
     from: 'else if (WORD_AT(pressure))',
     to: 'else if (0)',
     tests: '5: socket state',
+  },
+  {
+    invariant: 6,
+    name: 'reports what an address holds without asking whose it is',
+    file: 'promote.bpf.c',
+    from: '(__u64)MEMBER(sock, sk, __sk_common.skc_cookie.counter) != pair->cookie[side]',
+    to: '0',
+    tests: '6: peer identity',
   },
   {
     invariant: 6,

@@ -9,6 +9,7 @@ import { compilePolicy } from '../../../controller/policy/evaluate.js';
 import { parsePolicy } from '../../../controller/policy/parse.js';
 import type { Policy } from '../../../controller/policy/schema.js';
 import { cgroupRoot } from '../../../controller/probe/host.js';
+import type { PromotionSource } from '../../../controller/probe/kernel.js';
 import { cgroupTotals } from '../../../controller/view/totals.js';
 import { BORROW_PROGRAM, OBJECT_FILE, type Sandbox } from './sandbox.js';
 
@@ -32,6 +33,7 @@ export interface StackOptions {
   /** Bytes; default 0, so that no stream is measured. */
   streamBytes?: number;
   streamGain?: number;
+  promotion?: PromotionSource;
 }
 
 export class Stack {
@@ -47,6 +49,7 @@ export class Stack {
       cgroupDir: sandbox.cgroup,
       maxPairs: options.maxPairs ?? 1024,
       version: 'test',
+      promotion: options.promotion,
     });
     this.controller = new Controller({
       datapath: this.datapath,
