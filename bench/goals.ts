@@ -147,26 +147,29 @@ export const GOALS: readonly Goal[] = [
 
 /**
  * What the kernel lets a row come to, in relation to TCP. Messages: the naive sockmap, which does nothing but redirect; it
- * does not find the pairs beyond loopback, so there it is what it carries on loopback. Overhead: programs that do nothing,
+ * does not find pairs behind address translation, so there it is what it carries over a bridge, or else on loopback, as
+ * redirected messages cross no network. Overhead: programs that do nothing,
  * or for paired connections those that keep something for each socket. Null: not measured
  */
 function boundOf(row: Row | Overhead, all: readonly (Row | Overhead)[]): number | null {
-  const isNamesake = (other: Row | Overhead): boolean =>
+  const isNamesake = (other: Row | Overhead, path: Path): boolean =>
     other.workload === row.workload &&
     other.size === row.size &&
     other.clients === row.clients &&
     other.detail === row.detail &&
     other.placement === row.placement &&
-    other.path === 'loopback';
+    other.path === path;
   if (!isRow(row)) {
     const kind = row.workload === 'connect' && row.overhead.includes('paired') ? 'remember' : 'empty';
-    const bound = all.find((other) => !isRow(other) && other.overhead === OVERHEADS[kind] && isNamesake(other));
+    const bound = all.find((other) => !isRow(other) && other.overhead === OVERHEADS[kind] && isNamesake(other, 'loopback'));
     return bound === undefined || bound === row ? null : bound.ratio;
   }
-  if (row.path === 'loopback') return row.naiveRatio;
-  const local = all.find((other): other is Row => isRow(other) && isNamesake(other));
-  if (local?.naive == null) return null;
-  return row.higherIsBetter ? local.naive / row.tcp : row.tcp / local.naive;
+  if (row.path === 'loopback' || row.path === 'bridge') return row.naiveRatio;
+  const naive = (['bridge', 'loopback'] as const)
+    .map((path) => all.find((other): other is Row => isRow(other) && isNamesake(other, path))?.naive)
+    .find((value) => value != null);
+  if (naive == null) return null;
+  return row.higherIsBetter ? naive / row.tcp : row.tcp / naive;
 }
 
 /** Those that something was measured for. */

@@ -34,22 +34,34 @@ const PUBLISHED = 8080;
 /** How long a server may take to listen, milliseconds. */
 const PATIENCE = 10_000;
 
-/** Two namespaces on a bridge, made when the first row asks for them. */
+type Ends = Record<Role, Plugged> & { host: BridgedHost };
+
+/**
+ * Two namespaces on a bridge each, made when the first row asks for them. The rules of address translation would also see
+ * what only crosses a bridge (net.bridge.bridge-nf-call-iptables): a plain bridge is another one.
+ */
 export class Network {
   readonly #sandbox: Sandbox;
-  #made: (Record<Role, Plugged> & { host: BridgedHost }) | undefined;
+  #plain: Ends | undefined;
+  #translating: Ends | undefined;
 
   constructor(sandbox: Sandbox) {
     this.#sandbox = sandbox;
   }
 
-  get ends(): Record<Role, Plugged> & { host: BridgedHost } {
-    if (this.#made === undefined) {
-      const host = new BridgedHost(this.#sandbox);
-      this.#made = { host, server: host.plug('server'), client: host.plug('client') };
-      must(publishPort(host.netns, PUBLISHED, { address: this.#made.server.address, port: PORT }));
+  endsOf(path: Exclude<Path, 'loopback'>): Ends {
+    if (path === 'bridge') return (this.#plain ??= this.#make('plain', 1));
+    if (this.#translating === undefined) {
+      const ends = this.#make('nat', 2);
+      must(publishPort(ends.host.netns, PUBLISHED, { address: ends.server.address, port: PORT }));
+      this.#translating = ends;
     }
-    return this.#made;
+    return this.#translating;
+  }
+
+  #make(name: string, subnet: number): Ends {
+    const host = new BridgedHost(this.#sandbox, name, subnet);
+    return { host, server: host.plug('server'), client: host.plug('client') };
   }
 }
 
@@ -96,7 +108,7 @@ export class Place {
       this.listen = { address: '127.0.0.1', port };
       this.connect = this.listen;
     } else {
-      const { host, server } = network.ends;
+      const { host, server } = network.endsOf(path);
       this.listen = { address: server.address, port: PORT };
       this.connect = path === 'bridge' ? this.listen : { address: host.address, port: PUBLISHED };
     }
@@ -200,11 +212,11 @@ export class Place {
     const [program, ...rest] =
       cpu === undefined ? ([command, ...args] as const) : (['taskset', '-c', cpu, command, ...args] as const);
     if (path !== 'containers') {
-      const netns = path === 'loopback' ? {} : { netns: network.ends[role].netns };
+      const netns = path === 'loopback' ? {} : { netns: network.endsOf(path)[role].netns };
       return this.#keep(command, sandbox.spawn(program, rest, { cgroup: cgroups[role], ...netns }));
     }
     const name = `${role}-${String(made++)}`;
-    const { netns } = network.ends[role];
+    const { netns } = network.endsOf(path)[role];
     const container = new Container(sandbox, name, { netns, cgroup: join(cgroups[role], name) });
     const child = this.#keep(command, sandbox.spawn(program, rest, { container, cgroup: null }));
     this.#containers.set(child, container);

@@ -120,7 +120,7 @@ function goals(rows: readonly (Row | Overhead)[]): string {
 
 Each goal stood before it was measured; "of 3" are rows of the tables. Of those that miss it, "bounded" are those whose bound
 misses it as well: what the kernel itself makes of such a row with no check at all. For messages that is the naive sockmap
-(beyond loopback, where it finds no pair, what it carries on loopback), for overhead programs that do nothing in the same
+(behind address translation, where it finds no pair, what it carries over a bridge or on loopback), for overhead programs that do nothing in the same
 places, or for paired connections keep something for each socket (\`test/fixtures/empty.bpf.c\`). "not told" are others whose
 interval reaches the goal: another run may go either way.
 

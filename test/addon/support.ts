@@ -22,7 +22,7 @@ let compiledFolder: string | undefined;
 
 /** The path of the compiled fixture, with the program that this adds. */
 export function fixture(added?: 'REJECTED' | 'MAP_ITERATOR'): string {
-  const name = `fixture-${added ?? 'alone'}.bpf.o`;
+  const name = `${added ?? 'fixture'}.bpf.o`;
   const known = compiled.get(name);
   if (known !== undefined) return known;
   if (compiledFolder === undefined) {

@@ -215,10 +215,12 @@ describe('bench: goals', () => {
   });
 
   it('know what bounds a row: redirection without a check, or programs that do nothing', () => {
-    const bridge = { ...row, path: 'bridge' as const, size: 64, tcp: 5000, naiveRatio: 0.9 };
+    const nat = { ...row, path: 'nat' as const, size: 64, tcp: 5000, naiveRatio: 0.9 };
+    const bridge = { ...row, path: 'bridge' as const, size: 64, tcp: 6000, naive: 15_000, naiveRatio: 2.5 };
     const local = { ...row, size: 64, naive: 20_000 };
-    assert.deepEqual(goal('ping-pong, bridge and NAT, same-cpu', [bridge, local])?.[4], [4]);
-    assert.deepEqual(goal('ping-pong, bridge and NAT, same-cpu', [bridge])?.[4], []);
+    assert.deepEqual(goal('ping-pong, bridge and NAT, same-cpu', [nat, bridge, local])?.[4], [3, 2.5]);
+    assert.deepEqual(goal('ping-pong, bridge and NAT, same-cpu', [nat, local])?.[4], [4]);
+    assert.deepEqual(goal('ping-pong, bridge and NAT, same-cpu', [nat])?.[4], []);
     const paired = { ...overhead, workload: 'connect', path: 'loopback' as const, overhead: OVERHEADS.connect };
     const loaded = (what: string, ratio: number): Overhead => ({ ...paired, overhead: what, ratio });
     const all = [
