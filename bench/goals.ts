@@ -161,7 +161,9 @@ function boundOf(row: Row | Overhead, all: readonly (Row | Overhead)[]): number 
     other.path === path;
   if (!isRow(row)) {
     const kind = row.workload === 'connect' && row.overhead.includes('paired') ? 'remember' : 'empty';
-    const bound = all.find((other) => !isRow(other) && other.overhead === OVERHEADS[kind] && isNamesake(other, 'loopback'));
+    const bound = all.find(
+      (other) => !isRow(other) && other.overhead === OVERHEADS[kind] && isNamesake(other, 'loopback'),
+    );
     return bound === undefined || bound === row ? null : bound.ratio;
   }
   if (row.path === 'loopback' || row.path === 'bridge') return row.naiveRatio;

@@ -4,7 +4,15 @@ import type { Sandbox } from '../test/kernel/support/sandbox.js';
 import { type Loaded, loadEmpty, loadNaive, loadSlipstream, loadTracepoint, NOTHING } from './datapaths.js';
 import type { Overhead, Row } from './format.js';
 import { type Network, Place, type Role } from './place.js';
-import { columnsOf, type OverheadKind, OVERHEADS, type PlannedOverhead, type PlannedRow } from './plan.js';
+import {
+  type ColumnName,
+  columnsOf,
+  isMeasured,
+  type OverheadKind,
+  OVERHEADS,
+  type PlannedOverhead,
+  type PlannedRow,
+} from './plan.js';
 import { median, medianInterval } from './statistics.js';
 import type { Transport, Workload } from './workload.js';
 
@@ -21,7 +29,7 @@ export interface Bench {
 }
 
 interface Column {
-  name: 'tcp' | 'slipstream' | 'naive' | 'unix';
+  name: ColumnName;
   transport: Transport;
   load: () => Loaded;
 }
@@ -139,6 +147,7 @@ async function run(
         const column = columns[(turn + round) % columns.length];
         const own = column === undefined ? undefined : samples[column.name];
         if (column === undefined || own?.failure !== undefined || own === undefined) continue;
+        if (!isMeasured(column.name, round)) continue;
         if (serving && workload.startsAnew === true) {
           await place.stop();
           serving = false;

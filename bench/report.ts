@@ -53,8 +53,8 @@ Written by \`npm run bench -- --report\`, which \`scripts/install-packages --ben
 \`--only redis,nat\` measures these rows alone, \`--list\` names all, \`--json FILE\` writes what
 [schemas/benchmarks.json](schemas/benchmarks.json) describes.
 
-Ratios to plain TCP: medians of ${runs} rounds, each of which measures every column for ${meta.secondsPerRun} s (some programs: 1 s),
-with the 95 % bootstrap interval. Above 1 is faster, also where the unit is a time. While TCP, the naive sockmap and
+Ratios to plain TCP: medians of ${runs} rounds, each of which measures TCP and slipstream-bpf for ${meta.secondsPerRun} s (some programs:
+1 s), and every second one the other columns as well, with the 95 % bootstrap interval. Above 1 is faster, also where the unit is a time. While TCP, the naive sockmap and
 AF_UNIX are measured, nothing of slipstream-bpf is loaded. CPU is the time of both ends for a unit of work, relative to
 TCP: below 1 is cheaper. same-cpu: both ends on one CPU. cross-cpu: one on each. free: as the scheduler likes. The policy
 is the default, but where a row names another; the naive sockmap is \`test/fixtures/naive.bpf.c\`, which redirects every
