@@ -15,7 +15,7 @@ export const REASONS = {
     not_established: 'an end was closing',
     slot_busy: 'an earlier pair still has the place',
     memory: 'memory was short',
-    gone: 'an end was gone',
+    gone: 'an end was gone, or belongs to a process that can not be seen ("doctor", promotion)',
     kernel: 'the kernel gate forbids it',
     learned: 'a reader of this program left redirected data unread',
     helper: 'a port at which a firewall reads along (conntrack helper)',

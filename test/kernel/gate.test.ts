@@ -142,8 +142,8 @@ describe('kernel gate', function () {
         {
           name: 'reports drained too early',
           file: 'promote.bpf.c',
-          from: 'pair->drained[side] = received - (delivered - (next - copied));',
-          to: 'pair->drained[side] = pair->direction[side ^ 1].redirected_bytes;',
+          from: 'drained = received - (delivered - (next - copied));',
+          to: 'drained = pair->direction[side ^ 1].redirected_bytes;',
         },
         'removal',
         /never arrived|left with bytes unread/,
