@@ -19,7 +19,7 @@
  * are drained and replaced, never adopted. What a drain goes by keeps its name and
  * meaning in every version: DRAIN_CONTRACT in controller/datapath/drainable.ts.
  */
-#define SLIPSTREAM_ABI_VERSION 5
+#define SLIPSTREAM_ABI_VERSION 6
 
 #define CACHE_LINE 64
 #define COMM_LENGTH 16 /* TASK_COMM_LEN */
@@ -183,35 +183,41 @@ struct address {
 	__u16 reserved;
 };
 
-/* Written by the sending side under its socket lock. The second cache line is cold. */
+/*
+ * Written by the sending side under its socket lock. The first line is all that a
+ * message of a direction that redirects needs of it.
+ */
 struct direction {
 	__u64 redirected_bytes; /* counted before the kernel queues them */
 	__u64 redirected_messages;
-	__u64 passed_messages; /* while in the sockmap, but for PASS_KEEPALIVE */
-	__u64 own_receives; /* reader.receives of this side at the last send */
-	__u32 fence_sequence; /* write_seq before the first message */
-	__u32 run_messages; /* messages since this side last received */
-	__u64 run_bytes;
-	__u32 switches; /* path changes, both ways */
+	__u64 consumed_bytes; /* of the redirected, at least; as of the sender's last look */
+	__u32 direct_sequence; /* write_seq at the last redirected message */
+	__u32 run_bytes; /* since this side last received; stops growing at 2^31 */
+	__u16 run_messages; /* likewise; stops growing at 2^16 - 1 */
+	__u16 own_receives; /* low bits of reader.receives of this side at the last send */
 	__u32 unread_messages; /* at most so many are redirected and unread */
-	__u8 path; /* enum direction_path */
-	__u8 fenced; /* fence_sequence is valid */
-	__u8 last_pass; /* enum pass_reason */
+	__u32 smallest; /* message since nothing waited, bytes; or a smaller one */
 	__u32 last_tcp; /* when a message last went over TCP; ticks */
+	__u32 leave_since; /* since when it should leave redirection; ticks; 0: it need not */
+	__u32 jiffies; /* low bits at the last look at the clock, and what it said in ticks */
+	__u32 now;
+	__u8 path; /* enum direction_path */
+	__u8 stream; /* by the controller: a one-way run is redirected, too */
 
+	__u64 passed_messages
+		__attribute__((aligned(CACHE_LINE))); /* in the sockmap, but for PASS_KEEPALIVE */
 	/* The guard, see redirect: where TCP bytes began that have redirected ones
 	 * before them, and what the reader must have received before it takes them.
 	 */
-	__u32 behind_sequence __attribute__((aligned(CACHE_LINE)));
-	__u32 overtaken_since; /* when they were first seen taken too early; ticks; 0: never */
-	__u32 leave_since; /* since when it should leave redirection; ticks; 0: it need not */
-	__u32 smallest; /* message since nothing waited, bytes */
 	__u64 behind_received;
-	__u64 jiffies; /* at the last look at the clock, and what it said in ticks */
-	__u32 now;
+	__u32 behind_sequence;
+	__u32 overtaken_since; /* when they were first seen taken too early; ticks; 0: never */
+	__u32 fence_sequence; /* write_seq before the first message */
+	__u32 switches; /* path changes, both ways */
+	__u8 fenced; /* fence_sequence is valid */
+	__u8 last_pass; /* enum pass_reason */
 	__u8 behind; /* behind_sequence and behind_received are valid */
 	__u8 overtaken; /* certain: nothing more is sent */
-	__u8 stream; /* by the controller: a one-way run is redirected, too */
 } __attribute__((aligned(CACHE_LINE)));
 
 /* Written by the receiving side after each receive. One cache line. */
@@ -219,7 +225,6 @@ struct reader {
 	__u64 received_bytes; /* results of every receive since establishment */
 	__u64 receives; /* those above 0 */
 	__u64 thread; /* tgid << 32 | tid of the last reader */
-	__u32 evidence; /* enum evidence */
 	__u32 nudge; /* 1: it is to be woken, see redirect; the controller takes it back */
 	__u64 crossing; /* by the sender: received_bytes where TCP bytes begin; 0: none ahead */
 	char comm[COMM_LENGTH]; /* of its process, as in /proc/PID/comm */
@@ -233,11 +238,11 @@ struct reader {
 struct pair {
 	__u32 control;
 	__u32 closed; /* bit a side: its socket reached TCP_CLOSE */
-	__u64 key; /* server ISN << 32 | client ISN */
 	__u64 socket[2]; /* address of struct sock; see invariant 6 */
 	__u64 cookie[2]; /* socket cookies, the identity of the above */
 	__u32 backlog_limit; /* bytes; set by the controller at approval */
 	__u32 forbidden; /* evidence that stops redirection; likewise */
+	__u32 evidence[2]; /* enum evidence, of the reader on each side */
 	__u8 hold[2]; /* direction held on TCP by the controller */
 	__u8 reason; /* enum refusal_reason, last refusal */
 	__u8 demotion; /* enum demotion_reason, last demotion */
@@ -253,6 +258,7 @@ struct pair {
 	__u32 adopted; /* it was a connection before the datapath was there */
 	__u64 stalled_ns[2]; /* by the controller: since when this reader has taken nothing; 0 */
 	__u64 stream_retry_ns; /* no candidate as a stream before this time */
+	__u64 key; /* server ISN << 32 | client ISN */
 
 	/* The observation window: touched by both readers until CANDIDATE. */
 	__u32 last_reader __attribute__((aligned(CACHE_LINE))); /* side + 1 */

@@ -139,8 +139,8 @@ static __always_inline void disown(struct handshake *handshake, __u64 claim, __u
 		return;
 	}
 	COUNT(unpaired[UNPAIRED_REPAIR]);
-	__sync_fetch_and_or(&pair->reader[SIDE_CLIENT].evidence, EVIDENCE_FORGED);
-	__sync_fetch_and_or(&pair->reader[SIDE_SERVER].evidence, EVIDENCE_FORGED);
+	__sync_fetch_and_or(&pair->evidence[SIDE_CLIENT], EVIDENCE_FORGED);
+	__sync_fetch_and_or(&pair->evidence[SIDE_SERVER], EVIDENCE_FORGED);
 	if (!(claim & CLAIM_JOINED))
 		handshake->key = 0;
 	else if (is_in_sockmap(control))

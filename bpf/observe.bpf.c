@@ -65,14 +65,15 @@ static __always_inline __u32 current_descriptor(void)
 #define COMM_INTERVAL 256
 
 /* Records who reads and how; true if that is news for the controller. */
-static __always_inline bool note_reader(struct reader *reader, int flags)
+static __always_inline bool note_reader(struct pair *pair, int side, int flags)
 {
+	struct reader *reader = &pair->reader[side];
 	__u64 thread = bpf_get_current_pid_tgid(), before = READ_ONCE(reader->thread);
 	__u32 evidence = evidence_in(flags, before && before != thread);
 	bool news = false;
 
-	if ((READ_ONCE(reader->evidence) & evidence) != evidence) {
-		__sync_fetch_and_or(&reader->evidence, evidence);
+	if ((READ_ONCE(pair->evidence[side]) & evidence) != evidence) {
+		__sync_fetch_and_or(&pair->evidence[side], evidence);
 		news = true;
 	}
 	if (before != thread)
@@ -170,7 +171,7 @@ static __always_inline int note_receive(struct sock *sk, int result, int flags)
 		return 0;
 	side = endpoint->side & 1;
 	reader = &pair->reader[side];
-	news = note_reader(reader, flags);
+	news = note_reader(pair, side, flags);
 	/* Neither takes bytes off the stream. */
 	if (result > 0 && !(flags & (MSG_PEEK | MSG_ERRQUEUE))) {
 		keep_order(); /* after copied_seq: promote believes that */

@@ -59,7 +59,7 @@ static __always_inline enum refusal_reason why_not(struct sock *sk, const struct
 		return REFUSAL_LOW_WATER_MARK;
 	if (is_memory_short(memcg_of(sk), MEMORY_WANTED))
 		return REFUSAL_MEMORY;
-	if (READ_ONCE(reader->evidence) & pair->forbidden)
+	if (READ_ONCE(pair->evidence[side]) & pair->forbidden)
 		return REFUSAL_READER;
 	/* Bytes that left the socket by another way than a counted receive:
 	 * splice, TCP_ZEROCOPY_RECEIVE, an in-kernel reader. A receive under way

@@ -12,12 +12,13 @@
 
 /* What redirect needs of the peer, read at one go. */
 struct peer_view {
-	__u64 bytes_received;
-	__u32 copied_seq;
 	int low_water_mark;
 	__u64 memcg;
 	__u8 state;
 	__u8 shutdown;
+	/* How far it has read what TCP delivered; only where that is asked for. */
+	__u32 copied_seq;
+	__u64 bytes_received;
 };
 
 /*
@@ -26,7 +27,7 @@ struct peer_view {
  */
 static __always_inline __u32 ticks(struct direction *direction)
 {
-	__u64 jiffies = bpf_jiffies64();
+	__u32 jiffies = bpf_jiffies64();
 
 	if (direction->jiffies != jiffies) {
 		direction->jiffies = jiffies;
@@ -55,10 +56,13 @@ static __always_inline int pass(struct direction *direction, enum pass_reason re
  * another TCP socket. A cookie is given out once (__sock_gen_cookie), so if it is
  * still the peer's after the fields were read, the fields were the peer's.
  */
-static __always_inline bool read_peer(struct peer_view *view, __u64 address, __u64 cookie)
+static __always_inline bool read_peer(struct peer_view *view, __u64 address, __u64 cookie,
+				      bool position)
 {
-	view->copied_seq = MEMBER(tcp_sock, address, copied_seq);
-	view->bytes_received = MEMBER(tcp_sock, address, bytes_received);
+	if (position) {
+		view->copied_seq = MEMBER(tcp_sock, address, copied_seq);
+		view->bytes_received = MEMBER(tcp_sock, address, bytes_received);
+	}
 	view->low_water_mark = MEMBER(sock, address, sk_rcvlowat);
 	view->memcg = memcg_of((const struct sock *)address);
 	view->state = MEMBER(sock, address, __sk_common.skc_state);
@@ -78,15 +82,17 @@ static __always_inline bool read_peer(struct peer_view *view, __u64 address, __u
 static __always_inline bool is_stream(struct direction *direction, const struct reader *own,
 				      __u32 size, struct settings *settings)
 {
-	__u64 receives = READ_ONCE(own->receives);
+	__u16 receives = READ_ONCE(own->receives);
 
 	if (direction->own_receives != receives) {
 		direction->own_receives = receives;
 		direction->run_messages = 0;
 		direction->run_bytes = 0;
 	}
-	direction->run_messages++;
-	direction->run_bytes += size;
+	if (direction->run_messages < 0xffff)
+		direction->run_messages++;
+	if (direction->run_bytes < 1u << 31)
+		direction->run_bytes += size;
 	if (direction->run_messages <= settings->run_messages &&
 	    direction->run_bytes <= settings->run_bytes)
 		return false;
@@ -214,7 +220,7 @@ static __always_inline enum pass_reason why_leave(struct pair *pair, __u32 contr
 		return PASS_STREAM;
 	if (READ_ONCE(pair->hold[own]))
 		return PASS_HELD;
-	if (READ_ONCE(pair->reader[own ^ 1].evidence) & pair->forbidden)
+	if (READ_ONCE(pair->evidence[own ^ 1]) & pair->forbidden)
 		return PASS_READER;
 	/* Conntrack, NAT and TCP's own timers see this direction alive, and a
 	 * reader that has turned to splice(2) shows in the accounting.
@@ -247,6 +253,41 @@ static __always_inline bool must_leave(struct direction *direction, enum pass_re
 	       (leave == PASS_KEEPALIVE ? LEAVE_KEEPALIVES * keepalive : LEAVE_TICKS);
 }
 
+/* Invariant 3: does a message fit behind so many bytes that wait? */
+static __always_inline bool fits(const struct direction *direction, __s64 waiting, __u32 size,
+				 __u32 limit)
+{
+	return waiting + size + MESSAGE_OVERHEAD * (direction->unread_messages + 1ll) <= limit;
+}
+
+/* A part of the limit up to which messages need no look at what was read of them. What a
+ * look counts as unread may be too much by that.
+ */
+#define UNSEEN_SHIFT 5
+
+/*
+ * Whether what was found for the last message holds for this one as well. While a
+ * direction is DIRECT and our write_seq is what it was, nothing was given to TCP, so
+ * its order stands, and what it has to do with the reader's sums; and what waits can
+ * only have become less than it was with what the reader had consumed at our last
+ * look. So neither the reader's counts nor TCP's of the peer are looked at, which
+ * other processors write.
+ */
+static __always_inline bool is_settled(struct direction *direction, __u32 write_seq, __u32 size,
+				       __u32 limit, enum pass_reason leave)
+{
+	__s64 waiting = (__s64)(direction->redirected_bytes - direction->consumed_bytes);
+
+	if (direction->path != PATH_DIRECT || direction->direct_sequence != write_seq ||
+	    leave != PASS_REASONS ||
+	    !fits(direction, waiting, size, limit >> UNSEEN_SHIFT))
+		return false;
+	direction->leave_since = 0;
+	if (size < direction->smallest)
+		direction->smallest = size;
+	return true;
+}
+
 /*
  * Invariants 1 to 3: may the next message overtake TCP, and does it fit?
  *
@@ -262,7 +303,7 @@ static __always_inline bool must_leave(struct direction *direction, enum pass_re
  */
 static __always_inline bool queue_allows(struct direction *direction, const struct reader *reader,
 					 const struct peer_view *peer, __u32 write_seq,
-					 bool acknowledged, __u32 size, __u32 limit,
+					 const struct sock *sk, __u32 size, __u32 limit,
 					 enum pass_reason leave, __u32 keepalive,
 					 enum pass_reason *reason)
 {
@@ -280,7 +321,7 @@ static __always_inline bool queue_allows(struct direction *direction, const stru
 		*reason = leave != PASS_REASONS ? leave : PASS_ORDER;
 		return false;
 	}
-	if (direction->path == PATH_TCP && !acknowledged) {
+	if (direction->path == PATH_TCP && VIEW(tcp_sock, sk)->snd_una != write_seq) {
 		*reason = leave != PASS_REASONS ? leave : PASS_UNACKNOWLEDGED;
 		return false;
 	}
@@ -308,7 +349,8 @@ static __always_inline bool queue_allows(struct direction *direction, const stru
 		    direction->unread_messages > (__u64)waiting / direction->smallest)
 			direction->unread_messages = (__u64)waiting / direction->smallest;
 	}
-	if (waiting + size + MESSAGE_OVERHEAD * (direction->unread_messages + 1ll) > limit) {
+	direction->consumed_bytes = direction->redirected_bytes - waiting;
+	if (!fits(direction, waiting, size, limit)) {
 		*reason = PASS_BACKLOG;
 		return false;
 	}
@@ -329,15 +371,15 @@ static __always_inline const struct sock *sender_of(struct sk_msg_md *msg)
 static __always_inline int decide(struct sk_msg_md *msg)
 {
 	struct settings *settings = get_settings();
-	enum pass_reason reason = PASS_STATE;
+	enum pass_reason reason = PASS_STATE, leave;
 	struct direction *direction;
 	struct endpoint *endpoint;
 	struct peer_view peer;
 	struct pair *pair;
 	__u32 control, index, write_seq, size = msg->size;
 	const struct sock *sk;
+	bool stream, settled;
 	int own, other;
-	bool stream;
 
 	endpoint = msg->sk ? bpf_sk_storage_get(&endpoints, msg->sk, NULL, 0) : NULL;
 	pair = endpoint ? pair_of(endpoint, &control) : NULL;
@@ -376,19 +418,27 @@ static __always_inline int decide(struct sk_msg_md *msg)
 	if (!sk)
 		return pass(direction, PASS_UNTRACKED);
 	write_seq = VIEW(tcp_sock, sk)->write_seq;
-	if (!read_peer(&peer, pair->socket[other], pair->cookie[other]))
+	leave = why_leave(pair, control, own, stream, settings->keepalive);
+	settled = is_settled(direction, write_seq, size, pair->backlog_limit, leave) &&
+		  sender_allows(sk, &reason);
+	if (!read_peer(&peer, pair->socket[other], pair->cookie[other], !settled))
 		return pass(direction, PASS_PEER);
-	if (is_overtaken(direction, &pair->reader[other], &peer, pair->socket[other])) {
+	if (settled && !reader_allows(&peer, size, &reason)) {
+		settled = false;
+		if (!read_peer(&peer, pair->socket[other], pair->cookie[other], true))
+			return pass(direction, PASS_PEER);
+	}
+	if (!settled &&
+	    is_overtaken(direction, &pair->reader[other], &peer, pair->socket[other])) {
 		COUNT(dropped);
 		return SK_DROP;
 	}
 	if (state_of(control) == STATE_LEAVING)
 		return pass_behind(direction, &pair->reader[other], &peer, write_seq, PASS_STATE);
-	if (!sender_allows(sk, &reason) || !reader_allows(&peer, size, &reason) ||
-	    !queue_allows(direction, &pair->reader[other], &peer, write_seq,
-			  VIEW(tcp_sock, sk)->snd_una == write_seq, size, pair->backlog_limit,
-			  why_leave(pair, control, own, stream, settings->keepalive),
-			  settings->keepalive, &reason))
+	if (!settled &&
+	    (!sender_allows(sk, &reason) || !reader_allows(&peer, size, &reason) ||
+	     !queue_allows(direction, &pair->reader[other], &peer, write_seq, sk, size,
+			   pair->backlog_limit, leave, settings->keepalive, &reason)))
 		return pass_behind(direction, &pair->reader[other], &peer, write_seq, reason);
 
 	/* Counted first: between here and the enqueueing our lock is released, and
@@ -397,6 +447,7 @@ static __always_inline int decide(struct sk_msg_md *msg)
 	direction->redirected_bytes += size;
 	direction->redirected_messages++;
 	direction->unread_messages++;
+	direction->direct_sequence = write_seq;
 	if (bpf_msg_redirect_map(msg, &sockets, index, BPF_F_INGRESS) != SK_PASS) {
 		direction->redirected_bytes -= size;
 		direction->redirected_messages--;

@@ -18,7 +18,7 @@ import { PairTable } from './pair-table.js';
 import { ControllerCounters, DEFAULT_TUNING, Settings } from './settings.js';
 
 /** Must equal SLIPSTREAM_ABI_VERSION in bpf/abi.h; a unit test compares them. */
-export const ABI_VERSION = 5;
+export const ABI_VERSION = 6;
 
 const MAP_NAMES = [
   'pairs',

@@ -137,7 +137,7 @@ export class PairTable extends DrainTable {
       receivedBytes: two('reader[%].received_bytes'),
       receives: two('reader[%].receives'),
       thread: two('reader[%].thread'),
-      evidence: two('reader[%].evidence'),
+      evidence: two('evidence[%]'),
       comm: two('reader[%].comm'),
       nudge: two('reader[%].nudge'),
       descriptor: two('reader[%].descriptor'),

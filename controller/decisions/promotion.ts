@@ -7,7 +7,7 @@ import type { LearnedPrograms } from '../policy/learned.js';
 import type { Hazard } from '../policy/programs.js';
 import type { Streaming } from '../policy/schema.js';
 
-/** Bits of reader.evidence by name (enum evidence in bpf/abi.h). */
+/** Bits of pair.evidence by name (enum evidence in bpf/abi.h). */
 export type EvidenceBits = Readonly<Record<string, number>>;
 
 /** What is known of one end. */

@@ -58,7 +58,7 @@ describe('kernel gate', function () {
 		*reason = leave != PASS_REASONS ? leave : PASS_ORDER;
 		return false;
 	}
-	if (direction->path == PATH_TCP && !acknowledged) {
+	if (direction->path == PATH_TCP && VIEW(tcp_sock, sk)->snd_una != write_seq) {
 		*reason = leave != PASS_REASONS ? leave : PASS_UNACKNOWLEDGED;
 		return false;
 	}`,
@@ -103,8 +103,8 @@ describe('kernel gate', function () {
         {
           name: 'no limit',
           file: 'redirect.bpf.c',
-          from: 'if (waiting + size + MESSAGE_OVERHEAD * (direction->unread_messages + 1ll) > limit)',
-          to: 'if (limit && 0)',
+          from: 'return waiting + size + MESSAGE_OVERHEAD * (direction->unread_messages + 1ll) <= limit;',
+          to: '(void)direction, (void)waiting, (void)size;\n\treturn limit != 0;',
         },
         'memory',
         /redirected to a reader that does not read/,

@@ -32,13 +32,31 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     invariant: 1,
+    name: 'takes what was found for one message for good',
+    file: REDIRECT,
+    from: `	if (direction->path != PATH_DIRECT || direction->direct_sequence != write_seq ||
+	    leave`,
+    to: '	if (leave',
+    tests: '1: order',
+  },
+  {
+    invariant: 2,
+    name: 'finds no reason to leave where the last message had none',
+    file: REDIRECT,
+    from: `direction->direct_sequence != write_seq ||
+	    leave != PASS_REASONS ||`,
+    to: 'direction->direct_sequence != write_seq ||',
+    tests: '2: no parked reader',
+  },
+  {
+    invariant: 1,
     name: 'trusts neither order nor accounting',
     file: REDIRECT,
     from: `	if (peer->copied_seq != write_seq) {
 		*reason = leave != PASS_REASONS ? leave : PASS_ORDER;
 		return false;
 	}
-	if (direction->path == PATH_TCP && !acknowledged) {
+	if (direction->path == PATH_TCP && VIEW(tcp_sock, sk)->snd_una != write_seq) {
 		*reason = leave != PASS_REASONS ? leave : PASS_UNACKNOWLEDGED;
 		return false;
 	}`,
@@ -171,8 +189,8 @@ export const MUTANTS: readonly Mutant[] = [
     invariant: 3,
     name: 'has no backlog limit',
     file: REDIRECT,
-    from: 'if (waiting + size + MESSAGE_OVERHEAD * (direction->unread_messages + 1ll) > limit)',
-    to: 'if (0)',
+    from: 'return waiting + size + MESSAGE_OVERHEAD * (direction->unread_messages + 1ll) <= limit;',
+    to: '(void)direction, (void)waiting, (void)size;\n\treturn limit != 0;',
     tests: '3: bounded memory',
   },
   {

@@ -191,7 +191,7 @@ describe('pair table', () => {
         ['reader[0].thread', (1234n << 32n) | 1235n],
         ['reader[0].received_bytes', 99],
         ['reader[0].receives', 3],
-        ['reader[1].evidence', 0x81],
+        ['evidence[1]', 0x81],
         ['cgroup[1]', 2n ** 63n + 1n],
         ['netns[0]', 4026531840],
         ['direction[0].path', 1],
