@@ -54,6 +54,16 @@ struct {
 	__type(value, struct endpoint);
 } endpoints SEC(".maps");
 
+/* Of each task that has received on a paired socket: the last of the programs of observe
+ * that saw it. Never pinned.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, __u32);
+} seen SEC(".maps");
+
 /* Handshakes under way. Direct-mapped: a collision only costs an optimisation. */
 #define HANDSHAKE_BITS 16
 struct {

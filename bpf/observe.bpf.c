@@ -151,7 +151,39 @@ static __always_inline bool shows_pattern(struct pair *pair, enum side side, int
 	return receives <= 4ull * turns && bytes <= (__u64)settings->message_limit * turns;
 }
 
-static __always_inline int note_receive(struct sock *sk, int result, int flags)
+/*
+ * Since 7.0 a task may be preempted in the middle of a program at a tracepoint. As long
+ * as it is, the kernel skips that program on its CPU, for it counts who is inside by CPU
+ * (__bpf_trace_run), and receives of other tasks would not be counted: their sums never
+ * add up again. So three programs are called one after the other, and the first that is
+ * not skipped counts the receive. Each leaves its number with the task; one that finds
+ * a lower number knows that this receive has been counted. Never twice: what comes
+ * before has run, or left a number that is not lower. A receive is lost if all three are
+ * skipped, or if one and those after it were, and at the task's next receive all up
+ * to that one are.
+ */
+enum program {
+	ONLY, /* nothing is skipped on this kernel */
+	FIRST,
+	SECOND,
+	THIRD,
+};
+
+static __always_inline bool was_seen(enum program program)
+{
+	__u32 *last, before;
+
+	last = bpf_task_storage_get(&seen, bpf_get_current_task_btf(), NULL,
+				    BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!last)
+		return true; /* another program may have had more luck */
+	before = *last;
+	*last = program;
+	return before && before < program;
+}
+
+static __always_inline int note_receive(struct sock *sk, int result, int flags,
+					enum program program)
 {
 	struct endpoint *endpoint;
 	struct reader *reader;
@@ -165,6 +197,8 @@ static __always_inline int note_receive(struct sock *sk, int result, int flags)
 		return 0;
 	endpoint = bpf_sk_storage_get(&endpoints, sk, NULL, 0);
 	if (!endpoint)
+		return 0;
+	if (program != ONLY && was_seen(program))
 		return 0;
 	pair = pair_of(endpoint, &control);
 	if (!pair)
@@ -199,21 +233,39 @@ static __always_inline int note_receive(struct sock *sk, int result, int flags)
 	return 0;
 }
 
-/* The controller loads what the kernel has: the first, or the two others. */
+/* The controller loads what the kernel needs (receiveSource in controller/probe/kernel.ts). */
 SEC("?tp_btf/sock_recv_length")
 int observe(__u64 *ctx) /* struct sock *sk, int ret, int flags */
 {
-	return note_receive((struct sock *)ctx[0], (int)ctx[1], (int)ctx[2]);
+	return note_receive((struct sock *)ctx[0], (int)ctx[1], (int)ctx[2], ONLY);
+}
+
+SEC("?tp_btf/sock_recv_length")
+int observe_first(__u64 *ctx)
+{
+	return note_receive((struct sock *)ctx[0], (int)ctx[1], (int)ctx[2], FIRST);
+}
+
+SEC("?tp_btf/sock_recv_length")
+int observe_second(__u64 *ctx)
+{
+	return note_receive((struct sock *)ctx[0], (int)ctx[1], (int)ctx[2], SECOND);
+}
+
+SEC("?tp_btf/sock_recv_length")
+int observe_third(__u64 *ctx)
+{
+	return note_receive((struct sock *)ctx[0], (int)ctx[1], (int)ctx[2], THIRD);
 }
 
 SEC("?fexit/inet_recvmsg")
 int observe_inet(__u64 *ctx) /* struct socket *, struct msghdr *, size_t, int flags, int ret */
 {
-	return note_receive(((struct socket *)ctx[0])->sk, (int)ctx[4], (int)ctx[3]);
+	return note_receive(((struct socket *)ctx[0])->sk, (int)ctx[4], (int)ctx[3], ONLY);
 }
 
 SEC("?fexit/inet6_recvmsg")
 int observe_inet6(__u64 *ctx)
 {
-	return note_receive(((struct socket *)ctx[0])->sk, (int)ctx[4], (int)ctx[3]);
+	return note_receive(((struct socket *)ctx[0])->sk, (int)ctx[4], (int)ctx[3], ONLY);
 }

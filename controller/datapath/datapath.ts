@@ -38,9 +38,9 @@ type Maps = Record<MapName, BpfMap>;
 
 /** In the order of attachment: what feeds others comes last. */
 const LINK_NAMES = ['promote', 'observe', 'identify'] as const;
-/** Where two programs are needed to see every receive, the second. */
-const SECOND_LINK = 'observe_inet6';
-type Links = Record<(typeof LINK_NAMES)[number], BpfLink> & { [SECOND_LINK]?: BpfLink };
+/** Where several programs are needed to see every receive, those after the first. */
+const MORE_LINK_NAMES = ['observe_inet6', 'observe_second', 'observe_third'] as const;
+type Links = Record<(typeof LINK_NAMES)[number], BpfLink> & Partial<Record<string, BpfLink>>;
 
 export interface LoadOptions {
   /** The compiled object file. */
@@ -154,9 +154,9 @@ export class Datapath extends Drainable<PairTable, Settings> {
       object.setMaxEntries('free_slots', options.maxPairs);
       object.setMaxEntries('sockets', 2 * options.maxPairs);
       // Where the kernel has neither, loading says so.
-      const [source = 'observe', second] = receiveSource() ?? [];
+      const [source = 'observe', ...more] = receiveSource() ?? [];
       const promotion = options.promotion ?? promotionSource() ?? 'promote';
-      for (const name of [promotion, source, second]) if (name !== undefined) object.loadProgram(name);
+      for (const name of [promotion, source, ...more]) object.loadProgram(name);
       object.load();
       const maps = Object.fromEntries(MAP_NAMES.map((name) => [name, object.map(name)])) as Maps;
       if (pinDir !== undefined) for (const name of MAP_NAMES) maps[name].pin(join(pinDir, name));
@@ -167,10 +167,10 @@ export class Datapath extends Drainable<PairTable, Settings> {
       const links: Links = {
         promote: object.program(promotion).attachIterator(promotion === 'promote' ? maps.endpoints : undefined),
         observe: object.program(source).attachTracepoint(),
-        ...(second !== undefined && { [SECOND_LINK]: object.program(second).attachTracepoint() }),
+        ...Object.fromEntries(more.map((name) => [name, object.program(name).attachTracepoint()])),
         identify: object.program('identify').attachCgroup(options.cgroupDir),
       };
-      if (pinDir !== undefined) for (const [name, link] of Object.entries(links)) link.pin(linkPin(pinDir, name));
+      if (pinDir !== undefined) for (const [name, link] of Object.entries(links)) link?.pin(linkPin(pinDir, name));
       const datapath = new Datapath(pinDir, new Layout(BpfObject.open(options.objectFile)), maps, links);
       datapath.settings.maxPairs = options.maxPairs;
       datapath.settings.attachedCgroup = cgroupId(options.cgroupDir);
@@ -196,7 +196,7 @@ export class Datapath extends Drainable<PairTable, Settings> {
     requireAbi(pinDir);
     const object = BpfObject.open(objectFile);
     const maps = Object.fromEntries(MAP_NAMES.map((name) => [name, BpfMap.open(join(pinDir, name))])) as Maps;
-    const names = [...LINK_NAMES, SECOND_LINK].filter((name) => existsSync(linkPin(pinDir, name)));
+    const names = [...LINK_NAMES, ...MORE_LINK_NAMES].filter((name) => existsSync(linkPin(pinDir, name)));
     const links = Object.fromEntries(names.map((name) => [name, BpfLink.open(linkPin(pinDir, name))])) as Links;
     return new Datapath(pinDir, new Layout(object), maps, links);
   }
@@ -205,7 +205,7 @@ export class Datapath extends Drainable<PairTable, Settings> {
   static removePins(pinDir: string): void {
     if (!existsSync(pinDir)) return;
     detachPinned(pinDir);
-    for (const name of [SECOND_LINK, ...LINK_NAMES].reverse()) unlinkIfThere(linkPin(pinDir, name));
+    for (const name of [...MORE_LINK_NAMES, ...LINK_NAMES].reverse()) unlinkIfThere(linkPin(pinDir, name));
     for (const name of MAP_NAMES) unlinkIfThere(join(pinDir, name));
   }
 
@@ -295,7 +295,7 @@ export class Datapath extends Drainable<PairTable, Settings> {
 
   /** Closes this process's handles; pinned things stay. */
   close(): void {
-    for (const link of Object.values(this.#links)) link.close();
+    for (const link of Object.values(this.#links)) link?.close();
     for (const name of MAP_NAMES) this.#maps[name].close();
   }
 

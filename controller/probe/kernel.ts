@@ -54,9 +54,13 @@ export const CAPTURE_FEATURES: readonly Feature[] = [
   },
 ];
 
-/** The programs of bpf/observe.bpf.c that see every receive on this kernel; undefined: none do. */
+/** The programs of bpf/observe.bpf.c that see every receive on this kernel, in the order of attachment; undefined: none do. */
 export function receiveSource(): readonly string[] | undefined {
-  if (kernelBtfHas('typedef', 'btf_trace_sock_recv_length')) return ['observe'];
+  if (kernelBtfHas('typedef', 'btf_trace_sock_recv_length')) {
+    // What guards a tracepoint there lets its programs be preempted, and preempted ones are skipped on that CPU.
+    const preemptible = kernelBtfHas('typedef', 'class_srcu_fast_notrace_t');
+    return preemptible ? ['observe_first', 'observe_second', 'observe_third'] : ['observe'];
+  }
   const traced = ['inet_recvmsg', 'inet6_recvmsg'].every((name) => kernelBtfHas('func', name));
   return traced ? ['observe_inet', 'observe_inet6'] : undefined;
 }

@@ -18,6 +18,7 @@ import { cgroupRoot } from '../../controller/probe/host.js';
 import { promotesBy } from '../../controller/probe/kernel.js';
 import { Connection, type ConnectionOptions } from './support/endpoint.js';
 import { MemoryLimit } from './support/memory.js';
+import { Python } from './support/python.js';
 import { needsRoot, OBJECT_FILE, Sandbox, skip } from './support/sandbox.js';
 import { EAGER, eventually, Stack } from './support/stack.js';
 import { wakeOnce } from './support/waking.js';
@@ -241,6 +242,32 @@ describe('invariants', function () {
       }
       stack.datapath.pairs.setRetry(pair.slot, 0n);
       await c.driveUntil(stack, 'refused', ({ refusal }) => refusal === 'accounting');
+    });
+
+    it('counts every receive, also of who interrupts another one that is being counted', async function () {
+      stack = new Stack(sandbox, { policy: PATIENT });
+      const c = await Connection.open(sandbox);
+      const p = new Python(sandbox);
+      await p.run('l = listener(); c, s = connection(l); cpu = {min(os.sched_getaffinity(0))}');
+      for (const { pid } of [p, c.client, c.server]) await p.run(`os.sched_setaffinity(${String(pid)}, cpu)`);
+      await p
+        .run('os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))')
+        .catch((error: unknown) => skip(this, `no real-time priority here: ${String(error)}`));
+      let [done, count] = [false, 0];
+      const interrupted = (async () => {
+        for (; !done; count += 1000) await c.pingPong(1000, 100);
+      })();
+      // At moments that have nothing to do with what the others are at.
+      const interrupting = `
+import random, time
+for _ in range(3000):
+    time.sleep(random.uniform(50e-6, 150e-6))
+    exchange(c, s, 1, 100)`;
+      await p.run(interrupting).finally(() => (done = true));
+      await interrupted;
+      const received = (port: number): number[] => stack.pairOn(port)!.ends.map((end) => end.receivedBytes);
+      assert.deepEqual(received(await p.run('port(l)')), [300_000, 300_000]);
+      assert.deepEqual(received(c.port), [100 * count, 100 * count]);
     });
 
     it('leaves redirection when bytes are consumed uncounted afterwards', async () => {
