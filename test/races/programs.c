@@ -70,7 +70,7 @@ int races_slot_at(const volatile void *address)
 		return -1;
 	for (int slot = 0; slot < SLOTS_MOST; slot++)
 		for (int side = 0; side < 2; side++)
-			if (at == (const char *)&table[slot].reader[side].evidence)
+			if (at == (const char *)&table[slot].evidence[side])
 				return -1;
 	return (int)((__u64)(at - start) / sizeof(table[0]));
 }
