@@ -6,7 +6,8 @@
  *
  * Two programs do it, and the kernel has one of them run: over the storage of sockets, which
  * meets each wherever it is; or, where a kernel keeps iterators from maps, over the open files
- * of all processes, for those that are to be inserted, and over the pair table, for those that are in.
+ * of all processes, for those that are to be inserted, and over the pair table, for those that are
+ * in.
  *
  * The sockets are not locked here. bpf_map_update_elem takes bh_lock_sock
  * (sock_map_update_elem), which does not wait for a process inside sendmsg or
@@ -165,7 +166,8 @@ static __always_inline void report_drained(struct pair *pair, __u32 control, int
 	pair->drain_pass[side] = iteration;
 }
 
-/* ctx->sk is referenced by the iterator as long as the program runs (bpf_sk_storage_map_seq_next). */
+/* ctx->sk is referenced by the iterator as long as the program runs (bpf_sk_storage_map_seq_next).
+ */
 SEC("?iter/bpf_sk_storage_map")
 int promote(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
@@ -202,8 +204,8 @@ static long report_pair(const struct bpf_map *map, const __u32 *slot, struct pai
 }
 
 /*
- * A socket of an open file is the file's as long as the program runs. Those without one, which nobody
- * reads any more, need no insertion, and a report needs no file. The last call comes without
+ * A socket of an open file is the file's as long as the program runs. Those without one, which
+ * nobody reads any more, need no insertion, and a report needs no file. The last call comes without
  * a file (task_file_seq_stop).
  */
 SEC("?iter/task_file")

@@ -279,8 +279,7 @@ static __always_inline bool is_settled(struct direction *direction, __u32 write_
 	__s64 waiting = (__s64)(direction->redirected_bytes - direction->consumed_bytes);
 
 	if (direction->path != PATH_DIRECT || direction->direct_sequence != write_seq ||
-	    leave != PASS_REASONS ||
-	    !fits(direction, waiting, size, limit >> UNSEEN_SHIFT))
+	    leave != PASS_REASONS || !fits(direction, waiting, size, limit >> UNSEEN_SHIFT))
 		return false;
 	direction->leave_since = 0;
 	if (size < direction->smallest)
@@ -428,17 +427,15 @@ static __always_inline int decide(struct sk_msg_md *msg)
 		if (!read_peer(&peer, pair->socket[other], pair->cookie[other], true))
 			return pass(direction, PASS_PEER);
 	}
-	if (!settled &&
-	    is_overtaken(direction, &pair->reader[other], &peer, pair->socket[other])) {
+	if (!settled && is_overtaken(direction, &pair->reader[other], &peer, pair->socket[other])) {
 		COUNT(dropped);
 		return SK_DROP;
 	}
 	if (state_of(control) == STATE_LEAVING)
 		return pass_behind(direction, &pair->reader[other], &peer, write_seq, PASS_STATE);
-	if (!settled &&
-	    (!sender_allows(sk, &reason) || !reader_allows(&peer, size, &reason) ||
-	     !queue_allows(direction, &pair->reader[other], &peer, write_seq, sk, size,
-			   pair->backlog_limit, leave, settings->keepalive, &reason)))
+	if (!settled && (!sender_allows(sk, &reason) || !reader_allows(&peer, size, &reason) ||
+			 !queue_allows(direction, &pair->reader[other], &peer, write_seq, sk, size,
+				       pair->backlog_limit, leave, settings->keepalive, &reason)))
 		return pass_behind(direction, &pair->reader[other], &peer, write_seq, reason);
 
 	/* Counted first: between here and the enqueueing our lock is released, and
