@@ -65,12 +65,23 @@ const NOT_FOR_GUESTS = [
   ...['playwright-core', 'axe-core', 'kubernetes-models', '@kubernetes-models', '@prometheus-io', '.bin'],
 ];
 
-/** This checkout as it was built, with its tests compiled, and the first process. */
-export async function packProject(
+/** Which test files a guest runs, as compiled, by the name of the list (test/kernels/guest.sh). */
+export async function packLists(
   dir: string,
   archive: string,
-  lists: Readonly<Record<string, string>>,
+  lists: Readonly<Record<string, readonly string[]>>,
 ): Promise<void> {
+  const root = join(dir, 'lists');
+  mkdirSync(root);
+  for (const [name, files] of Object.entries(lists)) {
+    writeFileSync(join(root, name), files.map((file) => `${file.replace(/\.ts$/, '.js')}\n`).join(''));
+  }
+  await pack(root, archive);
+  rmSync(root, { recursive: true });
+}
+
+/** This checkout as it was built, with its tests compiled, and the first process. */
+export async function packProject(dir: string, archive: string): Promise<void> {
   const root = join(dir, 'project');
   const project = join(root, 'slipstream');
   const files = (await must('git', '-C', ROOT, 'ls-files', '-co', '--exclude-standard')).split('\n').filter(Boolean);
@@ -89,7 +100,6 @@ export async function packProject(
   await must('node', tsc, '-p', ROOT, '--noCheck', '--sourceMap', 'false', '--outDir', project);
   const settings = JSON.parse(readFileSync(join(ROOT, '.mocharc.json'), 'utf8')) as Record<string, unknown>;
   writeFileSync(join(project, '.mocharc.json'), JSON.stringify({ ...settings, 'node-option': [] }));
-  for (const [name, text] of Object.entries(lists)) writeFileSync(join(root, name), text);
   copyFileSync(join(ROOT, 'test/kernels/guest.sh'), join(root, 'init'));
   chmodSync(join(root, 'init'), 0o755);
   await pack(root, archive);
