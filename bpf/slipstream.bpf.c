@@ -23,7 +23,4 @@ const struct vocabulary {
 	struct endpoint endpoint;
 } vocabulary = {};
 
-_Static_assert(offsetof(struct direction, passed_messages) == CACHE_LINE, "a hot line");
-_Static_assert(offsetof(struct pair, created_ns) == CACHE_LINE, "a hot line");
-
 char _license[] SEC("license") = "Dual MIT/GPL";

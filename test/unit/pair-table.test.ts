@@ -165,6 +165,14 @@ describe('pair table', () => {
   });
 
   describe('a slot', () => {
+    it('has what a message needs in the first cache lines of pair and direction', () => {
+      const layout = objectLayout();
+      const line = (struct: string, path: string): number => Math.floor(layout.field(struct, path).offset / 64);
+      assert.deepEqual([line('pair', 'promote_after'), line('pair', 'created_ns')], [0, 1]);
+      assert.deepEqual([line('direction', 'stream'), line('direction', 'passed_messages')], [0, 1]);
+      assert.equal(layout.field('pair', 'direction[0]').offset % 64, 0);
+    });
+
     it('is on TCP whatever its last message used, unless it is inserted', () => {
       const { pairs, records, field, put } = fakeTable(STATES.length);
       for (const [slot, state] of STATES.entries()) {
